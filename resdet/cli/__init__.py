@@ -1,0 +1,37 @@
+"""The `resdet` command; each script in tools/ is a door to one of its subcommands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from resdet.cli import detect, eval_det, train_det
+from resdet.errors import UserError
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train-det": train_det.main,
+    "eval-det": eval_det.main,
+    "detect": detect.main,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a subcommand; a UserError becomes one line on standard error and exit status 1."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    if not arguments or arguments[0] not in COMMANDS:
+        print("usage: resdet COMMAND …, where COMMAND is one of:")
+        for name, command in COMMANDS.items():
+            print(f"  resdet {name} {command.__doc__}")
+        sys.exit(0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2)
+    try:
+        COMMANDS[arguments[0]](arguments[1:])
+    except UserError as error:
+        rank = os.environ.get("RANK")
+        print(f"error: {error}" if rank is None else f"error (process {rank}): {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Stopped. A training goes on from its last checkpoint with --resume RUN.", file=sys.stderr)
+        sys.exit(130)

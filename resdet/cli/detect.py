@@ -1,0 +1,64 @@
+"""Draw detections on images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from resdet.data.images import ImageError, read_image
+from resdet.engine.checkpoint import write_text
+from resdet.errors import UserError
+from resdet.inference.detector import Detector
+from resdet.types import Detections
+from resdet.visualize import draw_detections, save_image
+
+
+def main(arguments: Sequence[str]) -> None:
+    """IMAGE|FOLDER … --weights RUN|FILE: draw the detections on images and write them as JSON"""
+    options = parse(arguments)
+    detector = Detector.load(options.weights, options.device, options.precision)
+    found = {}
+    for file in expand(options.images):
+        try:
+            image = read_image(file)
+        except ImageError as error:
+            print(f"left out: {error}")
+            continue
+        detections = detector(image)
+        picture = draw_detections(image, detections, detector.classes, options.min_score)
+        save_image(options.output / f"{file.stem}_detections.jpg", picture)
+        found[str(file)] = as_records(detections, detector.classes, options.min_score)
+        names = [f"{record['class']} {record['score']:.2f}" for record in found[str(file)]]
+        print(f"{file}: {', '.join(names) or 'nothing'}")
+    if not found:
+        raise UserError("None of the images could be read.")
+    write_text(options.output / "detections.json", json.dumps(found, indent=1) + "\n")
+    print(f"Pictures and detections.json are in {options.output}.")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(prog="detect", description=main.__doc__)
+    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("--weights", required=True, help="a run folder or a weights file")
+    parser.add_argument("--output", type=Path, default=Path("detections"), help="folder for what is written")
+    parser.add_argument("--min-score", type=float, default=0.5, help="worse detections are left out")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    return parser.parse_args(arguments)
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders as the files in them."""
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+def as_records(detections: Detections, classes: Sequence[str], min_score: float) -> list[dict[str, object]]:
+    """Detections scored at least `min_score` as plain objects, for JSON."""
+    return [
+        {"class": classes[label], "score": round(score, 4), "box": [round(corner, 2) for corner in box]}
+        for box, score, label in zip(*(tensor.tolist() for tensor in detections), strict=True)
+        if score >= min_score
+    ]

@@ -1,0 +1,283 @@
+"""Every setting of a training, with its default, unit and source.
+
+A recipe in configs/ is a Python file with ``config = DetConfig(...)`` that names what differs from the defaults.
+The defaults are the ResNet entry on PASCAL VOC (He et al. 2015, appendix A, with the settings of Faster R-CNN).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import runpy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import tyro
+
+from resdet.errors import UserError
+
+# In the order of the VOC results tables.
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *(
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they reach the network."""
+
+    root: str = "datasets/VOCdevkit"
+    """folder of the data set, in VOC's layout; splits such as 2007_test are sought in its folder VOC2007"""
+    train: str = "2007_trainval"
+    """training splits, joined by "+": 2007_trainval+2012_trainval, or a name of a list in ImageSets/Main"""
+    val: str = "2007_test"
+    """evaluation splits, written as those for training"""
+    classes: tuple[str, ...] = VOC_CLASSES
+    """class names in the order of the labels; empty takes all names that the training annotations hold, sorted"""
+    other_classes: Literal["error", "ignore"] = "error"
+    """what to do about an object of a class that is not among `classes`"""
+    difficult: bool = False
+    """train on objects marked difficult too (the papers do not; they never count in evaluation)"""
+    short_sides: tuple[int, ...] = (600,)
+    """pixels; an image's shorter side in training, drawn anew each time if there are several (Fast R-CNN §4)"""
+    test_short_side: int = 600
+    """pixels; an image's shorter side in evaluation (Faster R-CNN §3.3)"""
+    max_side: int = 1000
+    """pixels; the longer side never exceeds this (Fast R-CNN §4)"""
+    flip: float = 0.5
+    """probability of a horizontal flip (Fast R-CNN §2.3)"""
+    photometric: float = 0.0
+    """probability of a change of brightness, contrast, saturation and hue"""
+    group_by_aspect: bool = True
+    """landscape and portrait images do not share a batch, which saves padding"""
+    workers: int = 2
+    """processes that read images, for each training process; 0 reads in the training process"""
+    source: str = "see datasets/README.md"
+    """where the data set comes from, shown when it is missing"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    depth: Literal[18, 34, 50, 101, 152] = 101
+    """layers of the ResNet (He et al. 2015, Table 1)"""
+    style: Literal["torchvision", "msra"] = "torchvision"
+    """family of the trunk's weights: fixes channel order, pixel mean and the place of the stride"""
+    norm: Literal["frozen", "group", "sync_batch"] = "frozen"
+    """frozen batch normalisation for fine-tuning (appendix A); group and sync_batch train from scratch"""
+    freeze: tuple[str, ...] = ("conv1", "conv2_x")
+    """stages that are not trained"""
+    anchor_scales: tuple[float, ...] = (128, 256, 512)
+    """pixels of the resized image; square root of an anchor's area (Faster R-CNN §3.3)"""
+    anchor_ratios: tuple[float, ...] = (0.5, 1, 2)
+    """height over width (Faster R-CNN §3.3)"""
+    rpn_channels: int = 512
+    """channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)"""
+    pooling: Literal["pool", "align"] = "pool"
+    """RoI max pooling as in the papers, or RoI align (Mask R-CNN §3)"""
+    pool_size: int = 7
+    """cells along each side of a pooled region: 7 with conv5_stride 1, 14 with conv5_stride 2"""
+    conv5_stride: Literal[1, 2] = 1
+    """stride of conv5_x on pooled regions"""
+
+
+@dataclass(frozen=True)
+class RPNConfig:
+    """Training of the region proposal network (Faster R-CNN §3.1)."""
+
+    batch: int = 256
+    """anchors sampled from an image (§3.1.3)"""
+    foreground_fraction: float = 0.5
+    """at most this share of them is positive (§3.1.3)"""
+    foreground_iou: float = 0.7
+    """an anchor with at least this IoU is positive (§3.1.2)"""
+    background_iou: float = 0.3
+    """an anchor with less than this IoU with every object is negative (§3.1.2)"""
+    cross_boundary: bool = False
+    """train on anchors that leave the image; the paper leaves them out (§3.3)"""
+    before_nms: int = 12000
+    """proposals kept by score before non-maximum suppression in training"""
+    after_nms: int = 2000
+    """proposals kept in training (§3.3)"""
+    nms_iou: float = 0.7
+    """overlap above which the worse proposal goes, also at test time (§3.3)"""
+    min_size: float = 0.0
+    """pixels; proposals with a shorter side are dropped"""
+    beta: float = 1 / 9
+    """smooth L1 is quadratic below this; the authors' σ = 3"""
+
+
+@dataclass(frozen=True)
+class RoIConfig:
+    """Training of the head (Fast R-CNN §2.3)."""
+
+    batch: int = 128
+    """regions sampled from an image"""
+    foreground_fraction: float = 0.25
+    """at most this share of them covers an object"""
+    foreground_iou: float = 0.5
+    """a region with at least this IoU with an object is foreground"""
+    background_iou: tuple[float, float] = (0.0, 0.5)
+    """background has a highest IoU in [low, high); Fast R-CNN has 0.1 for low, joint training 0"""
+    box_stds: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    """box targets are divided by these (the authors' code)"""
+    beta: float = 1.0
+    """smooth L1 is quadratic below this (Fast R-CNN eq. 3)"""
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """Stochastic gradient descent and what surrounds it."""
+
+    lr: float = 1e-3
+    """learning rate after the warm-up (Faster R-CNN §3.1.3)"""
+    steps: int = 80_000
+    """optimizer steps in all"""
+    milestones: tuple[int, ...] = (60_000,)
+    """steps at which the learning rate is multiplied by gamma"""
+    gamma: float = 0.1
+    """factor at each milestone"""
+    warmup_steps: int = 0
+    """the learning rate grows linearly over these first steps"""
+    warmup_factor: float = 0.1
+    """the share of the learning rate to start the warm-up at"""
+    batch_size: int = 1
+    """images in a step, over all processes together (Faster R-CNN §3.1.3: one)"""
+    accumulate: int = 1
+    """parts that each process cuts its share of the batch into, to save memory"""
+    momentum: float = 0.9
+    """of SGD"""
+    weight_decay: float = 5e-4
+    """of SGD (Faster R-CNN §3.1.3)"""
+    decay_all: bool = False
+    """decay normalisations and biases too (He et al. 2015 decay every parameter)"""
+    clip_norm: float = 0.0
+    """the gradient's norm is clipped to this; 0 clips nothing"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """type of the multiplications; auto picks bf16 where the processor has it"""
+    eval_every: int = 5_000
+    """steps between evaluations on the validation data; 0 evaluates only at the end"""
+    save_every: int = 1_000
+    """steps between checkpoints to resume from"""
+    log_every: int = 20
+    """steps between lines of the log"""
+    patience: int = 0
+    """stop after this many evaluations without a better one; 0 never stops early"""
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """From scores to detections."""
+
+    before_nms: int = 6000
+    """proposals kept by score before non-maximum suppression"""
+    after_nms: int = 300
+    """proposals that reach the head (He et al. 2015, appendix A)"""
+    min_score: float = 0.05
+    """detections with a lower score are dropped (the authors' code)"""
+    nms_iou: float = 0.3
+    """overlap above which the worse detection of a class goes (the authors' code)"""
+    max_detections: int = 100
+    """kept for an image"""
+    batch_size: int = 1
+    """images at a time in each process"""
+    metric: Literal["map07", "map"] = "map07"
+    """what picks the best checkpoint: VOC2007's 11-point mAP, or the area under the curve"""
+
+
+@dataclass(frozen=True)
+class DetConfig:
+    """One training of a detector."""
+
+    name: str = ""
+    """of the run folder; the recipe's file name if empty"""
+    runs: str = "runs"
+    """folder of the run folders"""
+    weights: str = ""
+    """start from: "torchvision" (ImageNet), a run folder, or a weights file; empty starts from scratch"""
+    seed: int = 0
+    """all randomness follows from this and the step"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    roi: RoIConfig = field(default_factory=RoIConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+
+
+T = TypeVar("T")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DetConfig:
+    """The `config` of the recipe file `path`, with command-line overrides such as ``--solver.lr 2e-3``.
+
+    Raises UserError for a missing file or an unknown setting in it; an unknown override ends the program with
+    tyro's message, which suggests the right spelling.
+    """
+    path = Path(path)
+    if not path.is_file():
+        recipes = ", ".join(sorted(str(p) for p in Path("configs").rglob("*.py")))
+        raise UserError(f"There is no recipe {path}. The recipes here are: {recipes or 'none'}.")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:
+        raise UserError(f"The recipe {path} cannot be read: {_explain(error)}") from error
+    if not isinstance(config, DetConfig):
+        raise UserError(f"The recipe {path} must define `config = DetConfig(...)`.")
+    if not config.name:
+        config = dataclasses.replace(config, name=path.stem)
+    return override(config, overrides)
+
+
+def override(config: DetConfig, overrides: Sequence[str]) -> DetConfig:
+    """`config` with command-line overrides applied."""
+    return tyro.cli(tyro.conf.AvoidSubcommands[type(config)], default=config, args=list(overrides))  # type: ignore[misc]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dictionaries, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The inverse of `to_dict`, also after a way through JSON. Raises UserError for an unknown setting."""
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}: the config was written by another version.")
+    return cls(**{name: _revive(hints[name], value) for name, value in values.items()})
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)  # type: ignore[arg-type]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _explain(error: Exception) -> str:
+    """The error of a recipe file in one sentence; for a misspelt setting, with the nearest name."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not match:
+        return f"{type(error).__name__}: {error}"
+    cls, name = match.groups()
+    known = [f.name for f in dataclasses.fields(globals()[cls])] if cls in globals() else []
+    near = difflib.get_close_matches(name, known, 1)
+    return f"{cls} has no setting {name!r}" + (f", did you mean {near[0]!r}?" if near else ".")

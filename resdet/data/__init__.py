@@ -1,0 +1,1 @@
+"""Data sets, and how images reach the network."""

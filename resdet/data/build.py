@@ -1,0 +1,60 @@
+"""From the data settings to data sets: the only code of the data side that reads a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from resdet.config import DataConfig, DetConfig
+from resdet.data.annotations import Annotations
+from resdet.data.loader import DetectionDataset, TrainSampler, test_batches, train_batches
+from resdet.data.transforms import TestTransform, TrainTransform
+from resdet.data.voc import read_voc
+from resdet.engine.runtime import Runtime
+from resdet.types import Batch
+
+
+def read_annotations(data: DataConfig, splits: str, classes: tuple[str, ...]) -> Annotations:
+    """The images of `splits` and all that is annotated in them."""
+    return read_voc(data.root, splits, classes, other_classes=data.other_classes, source=data.source)
+
+
+def describe(annotations: Annotations, splits: str) -> str:
+    """A line on what was read, and one for each of the first few things that were left out."""
+    line = f"{splits}: {len(annotations)} images, {len(annotations.labels)} objects"
+    if not annotations.skipped:
+        return line
+    shown = annotations.skipped[:5]
+    more = len(annotations.skipped) - len(shown)
+    lines = [
+        f"{line}; {len(annotations.skipped)} images or boxes left out:",
+        *shown,
+        *([f"and {more} more"] * (more > 0)),
+    ]
+    return "\n  ".join(lines)
+
+
+def training_batches(annotations: Annotations, config: DetConfig, runtime: Runtime, start: int) -> Iterator[Batch]:
+    """This process's share of the batches of step `start` and of all later steps."""
+    data, solver = config.data, config.solver
+    transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric)
+    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, skip_unreadable=True)
+    sampler = TrainSampler(
+        (annotations.sizes[:, 0] > annotations.sizes[:, 1]) & data.group_by_aspect,
+        batch_size=solver.batch_size,
+        seed=config.seed,
+        start=start,
+        steps=solver.steps,
+        rank=runtime.rank,
+        world=runtime.world,
+        accumulate=solver.accumulate,
+    )
+    return train_batches(dataset, sampler, data.workers, pin=runtime.device.type == "cuda")
+
+
+def validation_batches(annotations: Annotations, config: DetConfig, runtime: Runtime) -> Iterator[Batch]:
+    """This process's share of the images, each once."""
+    data = config.data
+    transform = TestTransform(data.test_short_side, data.max_side)
+    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, skip_unreadable=False)
+    pin = runtime.device.type == "cuda"
+    return test_batches(dataset, config.test.batch_size, runtime.rank, runtime.world, data.workers, pin)

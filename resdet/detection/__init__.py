@@ -1,0 +1,1 @@
+"""Faster R-CNN: anchors, proposals, targets, losses and heads."""

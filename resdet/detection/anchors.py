@@ -1,0 +1,34 @@
+"""Anchors: reference boxes of several scales and ratios at each cell of the feature map (Faster R-CNN §3.1.1).
+
+Letters: A anchors at a cell (scales × ratios), (h, w) the feature map, K = h·w·A anchors of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def base_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """(A, 4) boxes centred on the origin, ratio-major: all scales of the first ratio, then of the next.
+
+    A scale is the square root of the area, in pixels; a ratio is height over width.
+    """
+    scale = torch.tensor(scales, dtype=torch.float32)[None, :]  # (1, scales)
+    root = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]  # (ratios, 1)
+    half_width, half_height = (scale / root / 2).flatten(), (scale * root / 2).flatten()
+    return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
+
+
+def grid_anchors(base: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """(A, 4) → (K, 4): the base anchors at the centre of each cell, in the order row, column, anchor.
+
+    Cell (i, j) covers pixels [16j, 16j + 16) × [16i, 16i + 16) at stride 16; its centre is (16j + 8, 16i + 8).
+    """
+    y = (torch.arange(height, device=base.device) + 0.5) * stride
+    x = (torch.arange(width, device=base.device) + 0.5) * stride
+    y, x = torch.meshgrid(y, x, indexing="ij")  # (h, w)
+    centers = torch.stack([x, y, x, y], dim=-1)  # (h, w, 4)
+    return (centers[:, :, None, :] + base).reshape(-1, 4)  # (h, w, A, 4) → (K, 4)

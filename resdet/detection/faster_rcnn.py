@@ -1,0 +1,181 @@
+"""Faster R-CNN on a shared ResNet trunk: the parts put together.
+
+Letters: N images, K anchors of an image, R regions of the batch, C foreground classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from resdet import ops
+from resdet.config import DetConfig
+from resdet.detection.anchors import base_anchors, grid_anchors
+from resdet.detection.losses import head_loss, rpn_loss
+from resdet.detection.roi_head import RoIHead, detect
+from resdet.detection.rpn import RPN, propose
+from resdet.detection.targets import AnchorTargets, RoITargets, label_anchors, sample_rois
+from resdet.nn.norm import NORMS, freeze
+from resdet.nn.pixels import STYLES, PixelNorm
+from resdet.nn.resnet import ResNet, Trunk
+from resdet.types import Detections, Losses, Target
+
+
+class FasterRCNN(nn.Module):
+    """The detector; every rule of it is a pure function that the constructor is given.
+
+    Args:
+        pixels: uint8 images → normalised images
+        trunk: normalised images → features shared by the RPN and the head
+        rpn: features → objectness logits and box deltas of the anchors
+        head: features and regions → class logits and box deltas
+        anchors: (A, 4) base anchors
+        label_anchors: anchors, target, height, width → the RPN's mini-batch
+        propose: logits, deltas, anchors, sizes → proposals, in training
+        propose_for_test: the same at test time
+        sample_rois: proposals, target, C → the head's mini-batch
+        rpn_loss, head_loss: as in `losses`
+        detect: class logits, deltas, proposals, sizes → detections
+    """
+
+    anchors: Tensor
+
+    def __init__(
+        self,
+        *,
+        pixels: PixelNorm,
+        trunk: Trunk,
+        rpn: RPN,
+        head: RoIHead,
+        anchors: Tensor,
+        label_anchors: Callable[..., AnchorTargets],
+        propose: Callable[..., list[Tensor]],
+        propose_for_test: Callable[..., list[Tensor]],
+        sample_rois: Callable[..., RoITargets],
+        rpn_loss: Callable[..., tuple[Tensor, Tensor]],
+        head_loss: Callable[..., tuple[Tensor, Tensor]],
+        detect: Callable[..., list[Detections]],
+    ) -> None:
+        super().__init__()
+        self.pixels, self.trunk, self.rpn, self.head = pixels, trunk, rpn, head
+        self.register_buffer("anchors", anchors, persistent=False)
+        self.label_anchors, self.sample_rois = label_anchors, sample_rois
+        self.propose, self.propose_for_test = propose, propose_for_test
+        self.rpn_loss, self.head_loss, self.detect = rpn_loss, head_loss, detect
+
+    @overload
+    def forward(self, images: Tensor, sizes: Tensor, targets: None = None) -> list[Detections]: ...
+    @overload
+    def forward(self, images: Tensor, sizes: Tensor, targets: Sequence[Target]) -> Losses: ...
+
+    def forward(
+        self, images: Tensor, sizes: Tensor, targets: Sequence[Target] | None = None
+    ) -> Losses | list[Detections]:
+        """Losses with `targets`, detections without, whatever the module's mode.
+
+        Args:
+            images: (N, 3, H, W) uint8 RGB, padded at the right and at the bottom
+            sizes: (N, 2) heights and widths without padding
+            targets: boxes in pixels of `images`, one for each image
+        """
+        features = self.trunk(self.pixels(images, sizes))
+        logits, deltas = self.rpn(features)
+        anchors = grid_anchors(self.anchors, features.shape[2], features.shape[3], self.trunk.stride)
+        if targets is None:
+            proposals = self.propose_for_test(logits, deltas, anchors, sizes)
+            return self.detect(*self.head(features, *concatenate(proposals)), proposals, sizes)
+        proposals = self.propose(logits.detach(), deltas.detach(), anchors, sizes)
+        return self.losses(features, logits, deltas, anchors, proposals, sizes, targets)
+
+    def losses(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        proposals: list[Tensor],
+        sizes: Tensor,
+        targets: Sequence[Target],
+    ) -> Losses:
+        """The four terms, from the outputs of trunk and RPN; shapes as in `forward`."""
+        anchor_targets = [
+            self.label_anchors(anchors, target, height, width)
+            for target, (height, width) in zip(targets, sizes.tolist(), strict=True)
+        ]
+        regions = [
+            self.sample_rois(rois, target, self.head.num_classes)
+            for rois, target in zip(proposals, targets, strict=True)
+        ]
+        class_logits, box_deltas = self.head(features, *concatenate([region.rois for region in regions]))
+        classes = torch.cat([region.classes for region in regions])
+        box_targets = torch.cat([region.deltas for region in regions])
+        return Losses(
+            *self.rpn_loss(logits, deltas, anchor_targets),
+            *self.head_loss(class_logits, box_deltas, classes, box_targets, len(targets)),
+        )
+
+
+def concatenate(rois_per_image: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """A list of (R_i, 4) → (R, 4) and (R,) int64, the image of each region."""
+    counts = torch.tensor([len(rois) for rois in rois_per_image])
+    image_index = torch.arange(len(rois_per_image)).repeat_interleave(counts)
+    return torch.cat(list(rois_per_image)), image_index.to(rois_per_image[0].device)
+
+
+def build_faster_rcnn(config: DetConfig, num_classes: int) -> FasterRCNN:
+    """The network that a config describes, with fresh weights."""
+    model, rpn, roi, test = config.model, config.rpn, config.roi, config.test
+    style = STYLES[model.style]
+    resnet = ResNet(
+        model.depth,
+        norm=NORMS[model.norm],
+        stride_in_1x1=style.stride_in_1x1,
+        conv5_stride=model.conv5_stride,
+    )
+    freeze(resnet.trunk, model.freeze)
+    anchors = base_anchors(model.anchor_scales, model.anchor_ratios)
+    pool = ops.roi_pool if model.pooling == "pool" else ops.roi_align
+    propose_with = partial(propose, nms_iou=rpn.nms_iou, min_size=rpn.min_size)
+    return FasterRCNN(
+        pixels=PixelNorm(style),
+        trunk=resnet.trunk,
+        rpn=RPN(resnet.trunk.channels, model.rpn_channels, len(anchors)),
+        head=RoIHead(
+            partial(pool, size=model.pool_size, scale=1 / resnet.trunk.stride),
+            resnet.conv5_x,
+            resnet.channels,
+            num_classes,
+        ),
+        anchors=anchors,
+        label_anchors=partial(
+            label_anchors,
+            batch=rpn.batch,
+            foreground_fraction=rpn.foreground_fraction,
+            foreground_iou=rpn.foreground_iou,
+            background_iou=rpn.background_iou,
+            cross_boundary=rpn.cross_boundary,
+        ),
+        propose=partial(propose_with, before_nms=rpn.before_nms, after_nms=rpn.after_nms),
+        propose_for_test=partial(propose_with, before_nms=test.before_nms, after_nms=test.after_nms),
+        sample_rois=partial(
+            sample_rois,
+            batch=roi.batch,
+            foreground_fraction=roi.foreground_fraction,
+            foreground_iou=roi.foreground_iou,
+            background_iou=roi.background_iou,
+            box_stds=roi.box_stds,
+        ),
+        rpn_loss=partial(rpn_loss, batch=rpn.batch, beta=rpn.beta),
+        head_loss=partial(head_loss, batch=roi.batch, beta=roi.beta),
+        detect=partial(
+            detect,
+            box_stds=roi.box_stds,
+            min_score=test.min_score,
+            nms_iou=test.nms_iou,
+            max_detections=test.max_detections,
+        ),
+    )

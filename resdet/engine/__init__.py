@@ -1,0 +1,1 @@
+"""Training: the loop, the solver, checkpoints and logs."""

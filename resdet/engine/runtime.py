@@ -1,0 +1,118 @@
+"""Where a training runs: processes, device, number type, randomness."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from resdet.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One process of a training."""
+
+    rank: int
+    world: int
+    device: torch.device
+    dtype: torch.dtype
+    """type of the multiplications"""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for the forward pass."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def gather(self, value: T) -> list[T]:
+        """The `value` of every process, in the order of their ranks, on every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns on the main process, on every process."""
+        values: list[Any] = [make() if self.is_main else None]
+        if self.world > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+
+def start(device: str, precision: str) -> Runtime:
+    """Set this process up; under torchrun, join the others (nccl on GPUs, gloo on CPUs).
+
+    Args:
+        device: auto, cpu, cuda or cuda:N
+        precision: auto, fp32, bf16 or fp16
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    else:
+        keep_freed_memory()
+    if world > 1 and not dist.is_initialized():
+        # Ten minutes, so that a process that died stops the others instead of leaving them waiting for ever.
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    return Runtime(rank, world, chosen, _dtype(precision, chosen))
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu.")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Ask the C allocator to keep large freed blocks instead of returning them to the system.
+
+    Each step frees and takes the same large activations; without this, much of a CPU step is page faults.
+    """
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**31 - 1)
+
+
+def seed_everything(*keys: int) -> None:
+    """Make all further randomness a function of `keys`, such as (seed, step, rank)."""
+    seed = int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -1,0 +1,27 @@
+"""Stochastic gradient descent: which parameters decay, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+from torch import nn, optim
+
+from resdet.config import SolverConfig
+
+
+def lr_at(step: int, solver: SolverConfig) -> float:
+    """Learning rate of the 0-based `step`: linear warm-up, then divided at each milestone."""
+    lr = solver.lr * solver.gamma ** sum(step >= milestone for milestone in solver.milestones)
+    if step < solver.warmup_steps:
+        lr *= solver.warmup_factor + (1 - solver.warmup_factor) * step / solver.warmup_steps
+    return lr
+
+
+def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.SGD:
+    """SGD over what is trained; normalisations and biases, which have one dimension, do not decay by default."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if solver.decay_all or parameter.ndim > 1]
+    exempt = [parameter for parameter in trained if not (solver.decay_all or parameter.ndim > 1)]
+    groups = [
+        {"params": decayed, "weight_decay": solver.weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
+    return optim.SGD([group for group in groups if group["params"]], lr=solver.lr, momentum=solver.momentum)

@@ -1,0 +1,1 @@
+"""Residual networks as classifiers: nothing in here knows of detection."""

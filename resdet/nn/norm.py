@@ -1,0 +1,93 @@
+"""Normalisation layers, and freezing by stage name.
+
+A `Norm` is a function from a channel count to a layer. Three exist: ``frozen`` batch normalisation (the papers'
+choice for fine-tuning), and ``group`` and ``sync_batch`` for training from scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+Norm = Callable[[int], nn.Module]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation as a fixed linear map (He et al. 2015, appendix A).
+
+    Statistics and affine parameters are buffers: no mode, no gradient, no update.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)"""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose statistics are those of the joint batch of all processes.
+
+    torch's own SyncBatchNorm needs a GPU; this one runs wherever torch.distributed does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)"""
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(x)
+        x32 = x.float()
+        count = all_reduce(x32.new_tensor([x32.numel() / x32.shape[1]]))
+        mean = all_reduce(x32.sum((0, 2, 3))) / count  # (C,)
+        centered = x32 - mean[:, None, None]
+        var = all_reduce(centered.square().sum((0, 2, 3))) / count  # (C,)
+        self._update_running(mean.detach(), var.detach(), count)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * count / (count - 1), self.momentum)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with 32 groups (Wu and He 2018)."""
+    return nn.GroupNorm(32, channels)
+
+
+NORMS: dict[str, Norm] = {
+    "frozen": FrozenBatchNorm2d,
+    "group": group_norm,
+    "sync_batch": SyncBatchNorm2d,
+}
+
+
+def freeze(network: nn.Module, stages: Iterable[str]) -> None:
+    """Stop training the named stages of `network` (its attributes, such as ``conv1``, ``conv2_x``).
+
+    Raises ValueError for a name that is no stage.
+    """
+    known = dict(network.named_children())
+    for stage in stages:
+        if stage not in known:
+            raise ValueError(f"Cannot freeze {stage!r}: the stages are {', '.join(known)}.")
+        known[stage].requires_grad_(False)

@@ -1,0 +1,95 @@
+"""Pictures: boxes on images, sheets of them, and training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from resdet.data.transforms import resize
+from resdet.engine.checkpoint import write_atomically
+from resdet.types import Detections, Target
+
+# Colours of the classes, RGB, told apart on light and on dark ground; reused from the start for more classes.
+PALETTE = (
+    *((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 190, 190)),
+    *((240, 50, 230), (170, 110, 40), (128, 128, 0), (0, 0, 128), (255, 190, 0), (128, 0, 0)),
+)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def draw_detections(
+    image: np.ndarray, detections: Detections, classes: Sequence[str], min_score: float = 0.5
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB → a copy with the boxes scored at least `min_score`, named, worst first."""
+    canvas = image.copy()
+    scale = max(0.4, min(canvas.shape[:2]) / 1000)
+    for box, score, label in reversed(list(zip(*(t.tolist() for t in detections), strict=True))):
+        if score >= min_score:
+            _draw_box(canvas, box, PALETTE[label % len(PALETTE)], f"{classes[label]} {score:.2f}", scale)
+    return canvas
+
+
+def draw_target(image: np.ndarray, target: Target, classes: Sequence[str]) -> np.ndarray:
+    """(H, W, 3) uint8 RGB → a copy with the annotated boxes, difficult ones marked with a question mark."""
+    canvas = image.copy()
+    scale = max(0.4, min(canvas.shape[:2]) / 1000)
+    for box, label, difficult in zip(*(t.tolist() for t in target), strict=True):
+        _draw_box(canvas, box, PALETTE[label % len(PALETTE)], classes[label] + "?" * difficult, scale)
+    return canvas
+
+
+def _draw_box(canvas: np.ndarray, box: Sequence[float], color: tuple[int, ...], text: str, scale: float) -> None:
+    height, width = canvas.shape[:2]
+    x1, y1, x2, y2 = (round(c) for c in box)
+    cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, max(1, round(2 * scale)))
+    (w, h), below = cv2.getTextSize(text, FONT, scale, 1)
+    left, bottom = max(0, min(x1, width - w)), max(h + below, min(y1, height))
+    cv2.rectangle(canvas, (left, bottom - h - below), (left + w, bottom), color, cv2.FILLED)
+    cv2.putText(canvas, text, (left, bottom - below // 2), FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, side: int = 480) -> np.ndarray:
+    """Images of any sizes (RGB) → one picture, each fitted into a cell of `side` pixels."""
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * side, columns * side, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        cell = resize(image, side, side - 4)
+        y, x = i // columns * side, i % columns * side
+        sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+    return sheet
+
+
+def save_image(path: Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as the kind of file that the ending of `path` names."""
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+
+
+def plot_training(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """The lines of a metrics.jsonl → a picture: loss terms on the left, validation on the right."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "val_loss" in row]
+    own = {"step", "loss", "lr", "images_per_second", "data_wait", "seconds_left"}
+    for name in ["loss", *(name for name in (steps[0] if steps else {}) if name not in own)]:
+        left.plot([row["step"] for row in steps], [row[name] for row in steps], label=name, linewidth=1)
+    left.plot(
+        [row["step"] for row in evaluations],
+        [row["val_loss"] for row in evaluations],
+        "k.-",
+        label="val_loss",
+    )
+    left.set(xlabel="step", ylabel="loss", title="Loss")
+    left.set_ylim(bottom=0)
+    for name, title in (("map07", "mAP, VOC2007 11 points"), ("map", "mAP, area under the curve")):
+        right.plot([row["step"] for row in evaluations], [row[name] for row in evaluations], ".-", label=title)
+    right.set(xlabel="step", ylabel="mAP", title="Validation", ylim=(0, 1))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=100)
