@@ -8,6 +8,7 @@ A box is the integers ``x1, y1, x2, y2`` around a mask in continuous coordinates
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import zlib
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resdet.nn.blocks import BasicBlock, Bottleneck, conv
+from resdet.nn.blocks import BasicBlock, Bottleneck, Conv2d
 from resdet.nn.norm import Norm
 
 # Depth → (residual unit, units in conv2_x, conv3_x, conv4_x, conv5_x): Table 1.
@@ -32,7 +32,7 @@ class Trunk(nn.Module):
         block, (units2, units3, units4, _) = ARCHITECTURES[depth]
         self.channels = 256 * block.expansion
         self.conv1 = nn.Sequential()
-        self.conv1.add_module("conv", conv(3, 64, 7, stride=2))
+        self.conv1.add_module("conv", Conv2d(3, 64, 7, stride=2))
         self.conv1.add_module("norm", norm(64))
         self.conv1.add_module("relu", nn.ReLU(inplace=True))
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
