@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
-from resdet.errors import UserError
+from resdet.errors import UserError, reason
 
 # In the order of the VOC results tables.
 VOC_CLASSES = (
@@ -235,7 +235,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DetConfig:
     path = Path(path)
     if not path.is_file():
         recipes = ", ".join(sorted(str(p) for p in Path("configs").rglob("*.py")))
-        raise UserError(f"There is no recipe {path}. The recipes here are: {recipes or 'none'}.")
+        raise UserError(f"There is no recipe {path}; those here are: {recipes or 'none'}.")
     try:
         config = runpy.run_path(str(path)).get("config")
     except Exception as error:
@@ -276,7 +276,7 @@ def _explain(error: Exception) -> str:
     """The error of a recipe file in one sentence; for a misspelt setting, with the nearest name."""
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if not match:
-        return f"{type(error).__name__}: {error}"
+        return f"{reason(error)}."
     cls, name = match.groups()
     known = [f.name for f in dataclasses.fields(globals()[cls])] if cls in globals() else []
     near = difflib.get_close_matches(name, known, 1)

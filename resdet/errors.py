@@ -1,5 +1,17 @@
 """The one error that a user meets."""
 
+import re
+
 
 class UserError(Exception):
     """One clear sentence that names the file or the setting and says what to do; shown without a stack trace."""
+
+
+def reason(error: BaseException) -> str:
+    """What a library's error says, inside a sentence: the system's words, or its type and first sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = re.split(r"[.!?](?:\s|$)|\n", str(error).strip())[0]
+    if isinstance(error, UserError):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

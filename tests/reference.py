@@ -69,3 +69,151 @@ def voc_ap_literal(detections, targets, label, iou_threshold=0.5):
     for i in range(1, len(mrec)):
         ap += (mrec[i] - mrec[i - 1]) * mpre[i]
     return ap, ap07, positives
+
+
+# ------------------------------------------------------------ boxes
+
+
+def iou_literal(a, b):
+    """IoU of two boxes given as four numbers; 0 where both are empty."""
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    area_a = max(a[2] - a[0], 0.0) * max(a[3] - a[1], 0.0)
+    area_b = max(b[2] - b[0], 0.0) * max(b[3] - b[1], 0.0)
+    union = area_a + area_b - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def encode_literal(box, anchor):
+    """[t_x, t_y, t_w, t_h] of one box relative to one anchor (R-CNN, appendix C)."""
+    w, h, wa, ha = box[2] - box[0], box[3] - box[1], anchor[2] - anchor[0], anchor[3] - anchor[1]
+    x, y, xa, ya = box[0] + w / 2, box[1] + h / 2, anchor[0] + wa / 2, anchor[1] + ha / 2
+    return [(x - xa) / wa, (y - ya) / ha, math.log(w / wa), math.log(h / ha)]
+
+
+def nms_literal(boxes, scores, threshold):
+    """Indices that greedy non-maximum suppression keeps, best first; of equal scores the first box wins."""
+    waiting = sorted(range(len(boxes)), key=lambda i: -scores[i])  # stable
+    kept = []
+    while waiting:
+        best = waiting.pop(0)
+        kept.append(best)
+        waiting = [i for i in waiting if iou_literal(boxes[best], boxes[i]) <= threshold]
+    return kept
+
+
+# ------------------------------------------------------------ region operators
+
+
+def round_half_away(x):
+    """2.5 → 3 and −0.5 → −1, as C's round()."""
+    return int(math.copysign(math.floor(abs(x) + 0.5), x))
+
+
+def roi_pool_literal(features, rois, image_index, size, scale):
+    """RoI max pooling, one output number after the other; features (N, C, H, W), rois lists of four numbers."""
+    _, channels, height, width = features.shape
+    pooled = features.new_zeros((len(rois), channels, size, size))
+    for r, (roi, n) in enumerate(zip(rois, image_index, strict=True)):
+        x1, y1, x2, y2 = (round_half_away(corner * scale) for corner in roi)
+        columns, rows = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)  # the last cell included
+        for c in range(channels):
+            for i in range(size):
+                for j in range(size):
+                    inside = []
+                    for y in range(y1 + i * rows // size, y1 - (-(i + 1) * rows // size)):  # floor to ceiling
+                        for x in range(x1 + j * columns // size, x1 - (-(j + 1) * columns // size)):
+                            if 0 <= y < height and 0 <= x < width:
+                                inside.append(features[n, c, y, x].item())
+                    pooled[r, c, i, j] = max(inside, default=0.0)
+    return pooled
+
+
+def bilinear_literal(plane, y, x):
+    """The value of an (H, W) plane between its cells; the border's up to one cell beyond it, then 0."""
+    height, width = plane.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return 0.0
+    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
+    y0, x0 = int(y), int(x)
+    y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
+    dy, dx = y - y0, x - x0
+    top = (1 - dx) * plane[y0, x0].item() + dx * plane[y0, x1].item()
+    bottom = (1 - dx) * plane[y1, x0].item() + dx * plane[y1, x1].item()
+    return (1 - dy) * top + dy * bottom
+
+
+def roi_align_literal(features, rois, image_index, size, scale, sampling_ratio, aligned):
+    """RoI align, one output number after the other; arguments as in `roi_pool_literal`."""
+    channels = features.shape[1]
+    pooled = features.new_zeros((len(rois), channels, size, size))
+    for r, (roi, n) in enumerate(zip(rois, image_index, strict=True)):
+        x1, y1, x2, y2 = (corner * scale - (0.5 if aligned else 0.0) for corner in roi)
+        width, height = x2 - x1, y2 - y1
+        if not aligned:
+            width, height = max(width, 1.0), max(height, 1.0)
+        samples_x = sampling_ratio or math.ceil(width / size)
+        samples_y = sampling_ratio or math.ceil(height / size)
+        for c in range(channels):
+            for i in range(size):
+                for j in range(size):
+                    total = 0.0
+                    for sy in range(samples_y):
+                        for sx in range(samples_x):
+                            y = y1 + (i + (sy + 0.5) / samples_y) * height / size
+                            x = x1 + (j + (sx + 0.5) / samples_x) * width / size
+                            total += bilinear_literal(features[n, c], y, x)
+                    pooled[r, c, i, j] = total / max(samples_x * samples_y, 1)
+    return pooled
+
+
+# ------------------------------------------------------------ detection
+
+
+def anchors_literal(scales, ratios, height, width, stride):
+    """The anchors of a feature map as lists of four numbers: row, column, ratio, scale."""
+    anchors = []
+    for row in range(height):
+        for column in range(width):
+            x, y = (column + 0.5) * stride, (row + 0.5) * stride
+            for ratio in ratios:
+                for scale in scales:
+                    w, h = scale / math.sqrt(ratio), scale * math.sqrt(ratio)
+                    anchors.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+    return anchors
+
+
+def match_anchors_literal(iou, foreground_iou, background_iou):
+    """Labels 1, 0, −1 of the K rows of an IoU table with G columns (Faster R-CNN §3.1.2)."""
+    boxes = range(len(iou[0])) if iou else []
+    best_of_box = [max(row[g] for row in iou) for g in boxes]
+    labels = []
+    for row in iou:
+        is_best = any(row[g] == best_of_box[g] > 0 for g in boxes)
+        if is_best or any(value >= foreground_iou for value in row):
+            labels.append(1)
+        elif all(value < background_iou for value in row):
+            labels.append(0)
+        else:
+            labels.append(-1)
+    return labels
+
+
+def sample_rois_literal(proposals, gt_boxes, gt_labels, num_classes, foreground_iou, background_iou, box_stds):
+    """(roi, class, deltas) of every candidate that may be sampled, foreground first (Fast R-CNN §2.3)."""
+    foreground, background = [], []
+    for roi in [*proposals, *gt_boxes]:
+        overlaps = [iou_literal(roi, box) for box in gt_boxes]
+        best = max(overlaps, default=0.0)
+        if best >= foreground_iou:
+            g = overlaps.index(best)
+            deltas = encode_literal(gt_boxes[g], roi)
+            foreground.append((roi, gt_labels[g], [t / std for t, std in zip(deltas, box_stds, strict=True)]))
+        elif background_iou[0] <= best < background_iou[1]:
+            background.append((roi, num_classes, [0.0] * 4))
+    return foreground + background
+
+
+def smooth_l1_literal(x, beta):
+    """Fast R-CNN eq. 3 with the corner at beta."""
+    return 0.5 * x * x / beta if abs(x) < beta else abs(x) - 0.5 * beta

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -47,7 +48,10 @@ def parse(arguments: Sequence[str]) -> tuple[DetConfig, bool]:
     saved = options.resume / "config.json"
     if not saved.is_file():
         raise UserError(f"There is nothing to resume in {options.resume}: it has no config.json.")
-    return override(from_dict(DetConfig, json.loads(saved.read_text())), rest), True
+    config = from_dict(DetConfig, json.loads(saved.read_text()))
+    # The folder may have been moved since, or the command be given somewhere else.
+    config = replace(config, runs=str(options.resume.parent), name=options.resume.name)
+    return override(config, rest), True
 
 
 def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from resdet.errors import UserError
+from resdet.errors import UserError, reason
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+JPEG_SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # a marker, but no restart and no stuffed byte of a scan
 EXIF_ORIENTATION = 0x0112
+XMP = ("xmp", "XML:com.adobe.xmp")
 TAIL = 1 << 16  # bytes in which a JPEG's end is sought when the whole file is not read
 
 
@@ -29,33 +32,53 @@ def read_image(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
     _refuse_truncated(path, data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # more pixels than OpenCV allows
+        image = None
     if image is None:
         raise ImageError(f"{path} is not an image that OpenCV can read: replace it or remove it from the list.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def probe_image(path: str | Path) -> tuple[int, int]:
-    """Height and width of the upright image, from the file's head; its end is looked at, its pixels are not.
+    """Height and width of the upright image, from the file's head; of a JPEG, the end is looked at too.
 
     Raises ImageError as `read_image` does, as far as that can be seen without decoding.
     """
     try:
         with Image.open(path) as image:
             width, height = image.size
+            for key in XMP:  # OpenCV knows no orientation but EXIF's, Pillow would look here too
+                image.info.pop(key, None)
             rotated = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
         with open(path, "rb") as file:
             head = file.read(2)
             file.seek(max(0, file.seek(0, 2) - TAIL))
-            _refuse_truncated(path, head + file.read())
+            tail = file.read()
+            if head == JPEG_START and tail.rfind(JPEG_END) <= tail.rfind(JPEG_SCAN):
+                file.seek(0)
+                _refuse_truncated(path, file.read())
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image: replace it or remove it from the list.") from error
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # Pillow raises many kinds on damaged bytes
+        raise ImageError(f"{path} cannot be read: {reason(error)}.") from error
     return (width, height) if rotated else (height, width)
 
 
 def _refuse_truncated(path: str | Path, data: bytes) -> None:
-    """A JPEG whose last scan has no end was cut off: OpenCV would fill the rest with grey and say nothing."""
-    if data.startswith(JPEG_START) and data.rfind(JPEG_END) <= data.rfind(JPEG_SCAN):
-        raise ImageError(f"{path} is truncated: copy the file again.")
+    """A JPEG without its end marker was cut off: OpenCV would fill the rest with grey and say nothing.
+
+    Segments are skipped by their length, so that the end of a thumbnail in them does not count, and what follows
+    the end is not looked at: phones put videos there.
+    """
+    position = len(JPEG_START)
+    while data.startswith(JPEG_START):
+        marker = JPEG_SEGMENT.search(data, position)
+        if marker is None:
+            raise ImageError(f"{path} is truncated: copy the file again.")
+        if marker.group() == JPEG_END:
+            return
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")

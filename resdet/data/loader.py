@@ -71,7 +71,7 @@ class DetectionDataset(Dataset[Sample | ImageError]):
             except ImageError as caught:
                 error = caught
                 if self.skip_unreadable:
-                    logging.getLogger("resdet").warning("%s The next image takes its place.", caught)
+                    logging.getLogger("resdet").warning("An image is replaced by the next: %s", caught)
         return error
 
     def _load(self, index: int, seed: int) -> Sample:

@@ -23,12 +23,11 @@ from resdet.errors import UserError
 CLASSES: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
 SPLITS: Mapping[str, int] = {"train": 800, "val": 200}
 
-VERSION = 1  # raise it with every change that moves a pixel, so that rendered sets are renewed
+VERSION = 2  # raise it with every change that moves a pixel, so that rendered sets are renewed
 SIZES = ((240, 320), (320, 240), (256, 256), (208, 304), (288, 224))  # H, W
-SCALES, SCALE_WEIGHTS = (
-    (13, 24, 48, 96, 140),
-    (0.04, 0.2, 0.38, 0.28, 0.1),
-)  # long side of a box, ± 15 %, pixels
+SCALES = (13, 26, 48, 96, 140)  # long side of a box, ± 15 %, pixels
+SCALE_WEIGHTS = (0.04, 0.16, 0.4, 0.3, 0.1)
+HUE_SPREAD = 12  # standard deviation of a class's hues, where the classes lie 30 apart
 EMPTY = 0.05  # of the images show no object
 SMALL, FAINT = 16, 40  # shapes of a shorter long side (pixels), or of less contrast (0..441), are difficult
 MIN_INSIDE, MAX_COVERED = 0.4, 0.6  # as are those with less in the image, or with more under later shapes
@@ -74,7 +73,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
             pattern = (rows[:, None] + columns) % 2
     light = 0.85 + 0.3 * _smooth_noise(rng, height, width, cells=3)
     shaded = light * pattern
-    colors, changes = rng.uniform(30, 225, 3), rng.uniform(-60, 60, 3)
+    # Dull, as most grounds are beside the things that lie on them.
+    colors = rng.uniform(60, 200) + rng.uniform(-20, 20, 3)
+    changes = rng.uniform(-50, 50) + rng.uniform(-15, 15, 3)
     channels = zip(colors.astype(np.float32), changes.astype(np.float32), strict=True)
     return cv2.merge([color * light + change * shaded for color, change in channels])
 
@@ -167,15 +168,22 @@ def _contrast(pixels: np.ndarray, color: np.ndarray) -> float:
     return float(distances[len(distances) // 4])
 
 
-def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> float:
+def _color(rng: np.random.Generator, name: str) -> np.ndarray:
+    """(3,) of a hue that is usual for the class: a hint like those of real things, since classes overlap."""
+    hue = CLASSES.index(name) * 180 / len(CLASSES) + rng.normal(0, HUE_SPREAD)  # OpenCV counts hues to 180
+    hsv = np.array([[[hue % 180, rng.uniform(130, 255), rng.uniform(120, 255)]]], np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float64)
+
+
+def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, name: str) -> float:
     """Give the pixels of `mask` a colour with shading and texture, in place; returns the contrast reached."""
-    under, color = image[mask], rng.uniform(10, 245, 3)
+    under = image[mask]
     sample = np.s_[:: len(under) // 500 + 1]
-    if rng.random() < 0.03:
-        color = under.mean(0) + rng.normal(0, 12, 3)
-    else:
-        while _contrast(under[sample], color) < 90:
-            color = rng.uniform(10, 245, 3)
+    color = under.mean(0) + rng.normal(0, 12, 3)
+    for _ in range(0 if rng.random() < 0.03 else 20):
+        color = _color(rng, name)
+        if _contrast(under[sample], color) >= 90:
+            break
     height, width = mask.shape
     shade, texture = _ramp(rng, height, width)[mask], _smooth_noise(rng, height, width, cells=10)[mask]
     shade = 1 + np.float32(rng.uniform(0, 0.4)) * (shade - shade.mean()) / np.ptp(shade)
@@ -195,7 +203,7 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
         if place := _place(rng, name, owner):
             mask, area = place
             x1, y1, x2, y2 = _box(mask)
-            contrast = _paint(rng, image[y1:y2, x1:x2], mask[y1:y2, x1:x2])
+            contrast = _paint(rng, image[y1:y2, x1:x2], mask[y1:y2, x1:x2], name)
             drawn.append((name, mask, area, contrast))
             owner[mask] = len(drawn)
     shapes = []

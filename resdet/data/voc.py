@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from defusedxml.ElementTree import parse
 
 from resdet.data.annotations import Annotations, ImageRecord, flatten
 from resdet.data.images import ImageError, probe_image
-from resdet.errors import UserError
+from resdet.errors import UserError, reason
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp")
 
@@ -47,9 +48,7 @@ def read_voc(
         UserError: data set or list missing, list empty, no usable image, unknown class
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"The data set {root} is missing. To get it: {source or 'see datasets/README.md'}.")
-    listed = [(folder, image_id) for split in splits.split("+") for folder, image_id in _list(root, split.strip())]
+    listed = [entry for split in splits.split("+") for entry in _list(root, split.strip(), source)]
     skipped: list[str] = []
     records = []
     with ThreadPoolExecutor(4) as pool:
@@ -61,7 +60,7 @@ def read_voc(
                 records.append(record)
                 skipped.extend(dropped)
     if not records:
-        raise UserError(f"No image of {root}, {splits}, can be used. The first trouble: {skipped[0]}")
+        raise UserError(f"No image of {root}, {splits}, can be used; the first trouble: {skipped[0]}")
     classes = classes or tuple(sorted({name for record in records for name in record.names}))
     if not classes:
         raise UserError(f"No object is annotated in {root}, {splits}: name the classes with data.classes.")
@@ -70,16 +69,23 @@ def read_voc(
     return flatten(records, classes, skipped)
 
 
-def _list(root: Path, split: str) -> list[tuple[Path, str]]:
+def _list(root: Path, split: str, source: str) -> list[tuple[Path, str]]:
     """The images of one list, as (folder of the data set, image id)."""
     year, _, name = split.rpartition("_")
     folder = root / f"VOC{year}" if re.fullmatch(r"\d{4}", year) else root
     name = name if re.fullmatch(r"\d{4}", year) else split
+    if not folder.is_dir():
+        raise UserError(f"The data set {folder} is missing; to get it: {source or 'see datasets/README.md'}.")
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"There is no list of images {path} for the split {split!r}. The lists there: {known}.")
-    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        raise UserError(f"There is no list of images {path} for the split {split!r}; the lists there: {known}.")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The list of images {path} cannot be read as UTF-8 text: {reason(error)}.") from error
+    # The lists of a class have a flag in the columns after the name; a name may hold spaces itself.
+    ids = [re.sub(r"\s(-1|\s[01])\s*$", "", line).strip() for line in lines if line.strip()]
     if not ids:
         raise UserError(f"The list of images {path} is empty: put one image name on each line.")
     return [(folder, image_id) for image_id in ids]
@@ -112,10 +118,10 @@ def _parse(xml: Path) -> Element:
     """The root of a VOC annotation. Entities and external references are refused, not expanded."""
     try:
         root: Element = parse(xml, forbid_dtd=True).getroot()
-    except FileNotFoundError as error:
-        raise BadRecordError(f"{xml} is missing.") from error
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise BadRecordError(f"{xml} is not usable XML: {type(error).__name__} {error}.") from error
+    except OSError as error:
+        raise BadRecordError(f"{xml} cannot be read: {reason(error)}.") from error
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise BadRecordError(f"{xml} is not usable XML: {reason(error)}.") from error
     if root.tag != "annotation":
         raise BadRecordError(f"{xml} is not a VOC annotation: its root is <{root.tag}>, not <annotation>.")
     return root
@@ -125,7 +131,7 @@ def _check_size(root: Element, xml: Path, size: tuple[int, int]) -> None:
     """The boxes belong to an image of the size that the XML states; 0 or nothing states none."""
     try:
         stated = tuple(int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # OverflowError: infinite
         raise BadRecordError(f"{xml} states a size that is no number.") from error
     if all(stated) and stated != size:
         raise BadRecordError(
@@ -142,9 +148,12 @@ def _read_objects(
     for element in root.iter("object"):
         name = (element.findtext("name") or "").strip()
         try:
-            x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax"))
-        except ValueError as error:
-            raise BadRecordError(f"{xml} has an object {name!r} without a bndbox of four numbers.") from error
+            corners = [float(element.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")]
+        except ValueError:
+            corners = [math.nan]
+        if not all(map(math.isfinite, corners)):
+            raise BadRecordError(f"{xml} has an object {name!r} without a bndbox of four numbers.")
+        x1, y1, x2, y2 = corners
         # VOC's corners are 1-based pixels, both inclusive.
         x1, y1, x2, y2 = max(x1 - 1, 0.0), max(y1 - 1, 0.0), min(x2, width), min(y2, height)
         if not name:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from resdet.config import DetConfig, from_dict, to_dict
-from resdet.errors import UserError
+from resdet.errors import UserError, reason
 from resdet.nn.weights import from_torchvision, load_strictly, read_torch_file, torchvision_resnet
 
 FORMAT = "resdet-detector-1"
@@ -37,13 +37,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except (
-        OSError,
-        SafetensorError,
-        RuntimeError,
-    ) as error:  # torch.save reports a full disk as RuntimeError
-        kept = " The file that was there before is untouched." if path.exists() else ""
-        raise UserError(f"Cannot write {path} ({error}): make room or choose another folder.{kept}") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save reports a full disk as a RuntimeError about its own counters.
+        why = "not all of it could be written" if isinstance(error, RuntimeError) else reason(error)
+        kept = ", the file that was there before is untouched" if path.exists() else ""
+        raise UserError(f"Cannot write {path} ({why}): make room or choose another folder{kept}.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,15 +82,16 @@ def load_model(path: str | Path) -> ModelFile:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}.") from error
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({reason(error)}): copy it again, or pass another."
+        ) from error
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is no detector of resdet: its metadata do not say so.")
-    return ModelFile(
-        weights,
-        tuple(json.loads(metadata["classes"])),
-        from_dict(DetConfig, json.loads(metadata["config"])),
-        int(metadata["step"]),
-    )
+        raise UserError(f"{path} is no detector of resdet, its metadata do not say so: pass a run folder.")
+    try:
+        config = from_dict(DetConfig, json.loads(metadata["config"]))
+        return ModelFile(weights, tuple(json.loads(metadata["classes"])), config, int(metadata["step"]))
+    except (KeyError, ValueError, UserError) as error:
+        raise UserError(f"{path} cannot be used ({reason(error)}): use the resdet that wrote it.") from error
 
 
 def start_from(model: nn.Module, config: DetConfig, classes: tuple[str, ...]) -> str:
@@ -137,7 +136,11 @@ def read_torchvision(path: Path) -> dict[str, Tensor]:
     """A ResNet that torchvision's users saved, under the names of `ResNet`."""
     if not path.is_file():
         raise UserError(f'There are no weights {path}: pass a file, a run folder, or "torchvision".')
-    return from_torchvision(read_torch_file(path))
+    state = read_torch_file(path)
+    try:
+        return from_torchvision(state)
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -152,4 +155,6 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path} is damaged ({reason(error)}): copy it again, or start anew with --weights {path.parent}."
+        ) from error

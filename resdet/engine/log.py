@@ -30,7 +30,7 @@ class TrainLog:
         self.path, self.steps = folder / "metrics.jsonl", steps
         self.started, self.start = time.perf_counter(), start
         _drop_after(self.path, start)
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self.console = Console(highlight=False, soft_wrap=True)
         self.bar = Progress(
             *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),

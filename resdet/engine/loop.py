@@ -90,11 +90,12 @@ def fit(
             lr = lr_at(progress.step, solver)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            seed_everything(seed, progress.step, runtime.rank)
             model.train()
             fetched = time.perf_counter()
             parts = list(islice(stream, solver.accumulate))
             waited = time.perf_counter() - fetched
+            # After the fetch, since a data loader that starts (at a resume too) draws from torch's generator.
+            seed_everything(seed, progress.step, runtime.rank)
             terms = train_step(network, parts, losses, optimizer, scaler, runtime, solver.clip_norm)
             progress.step += 1
 
@@ -136,11 +137,10 @@ def train_step(
             scaler.scale(total.sum() / len(parts)).backward()
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value / len(parts)
-    if clip_norm:
-        scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
-        if not scaler.is_enabled():  # the scaler skips such a step by itself
-            _refuse_infinite({"gradient": norm.item()}, [name for batch in parts for name in batch.names])
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
+    if not scaler.is_enabled():  # the scaler skips such a step by itself
+        _refuse_infinite({"gradient": norm.item()}, [name for batch in parts for name in batch.names])
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()

@@ -10,7 +10,7 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from resdet.errors import UserError
+from resdet.errors import UserError, reason
 
 # torchvision's name → ours, tried in this order; every name must match one of them.
 TORCHVISION_NAMES = (
@@ -55,7 +55,7 @@ def torchvision_resnet(depth: int) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: the checksum of what arrived is wrong
         raise UserError(
             f"Cannot download torchvision's ResNet-{depth} ({error}): fetch {weights.url} yourself "
             "and pass the file as --weights FILE."
@@ -68,7 +68,9 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} cannot be read as plain weights: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path} cannot be read as plain weights ({reason(error)}): pass a state_dict written by torch.save."
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a plain dictionary of tensors: save a state_dict instead.")
     return state

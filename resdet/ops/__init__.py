@@ -28,7 +28,8 @@ def roi_pool(features: Tensor, rois: Tensor, image_index: Tensor, size: int, sca
     Returns:
         (R, C, S, S), of the features' type
     """
-    pooled = torchvision.ops.roi_pool(features.float(), _indexed(rois, image_index), size, scale)
+    full = _full_precision(features)
+    pooled = torchvision.ops.roi_pool(full, _indexed(rois, image_index, full.dtype), size, scale)
     return pooled.to(features.dtype)
 
 
@@ -50,8 +51,9 @@ def roi_align(
     Returns:
         (R, C, S, S), of the features' type
     """
+    full = _full_precision(features)
     pooled = torchvision.ops.roi_align(
-        features.float(), _indexed(rois, image_index), size, scale, sampling_ratio, aligned
+        full, _indexed(rois, image_index, full.dtype), size, scale, sampling_ratio, aligned
     )
     return pooled.to(features.dtype)
 
@@ -66,17 +68,25 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     Returns:
         (K,) int64 indices of the boxes that stay, best first
     """
-    return torchvision.ops.nms(boxes.float(), scores.float(), threshold)
+    boxes = _full_precision(boxes)
+    return torchvision.ops.nms(boxes, scores.to(boxes.dtype), threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """`nms` among the boxes of each label (M,) separately; indices of all that stay, best first."""
-    return torchvision.ops.batched_nms(boxes.float(), scores.float(), labels, threshold)
+    # torchvision moves each label's boxes apart, which holds only for coordinates from 0 up; float64 moves exactly.
+    origin = boxes.min() if boxes.numel() else 0
+    return torchvision.ops.batched_nms(boxes.double() - origin, scores.double(), labels, threshold)
 
 
-def _indexed(rois: Tensor, image_index: Tensor) -> Tensor:
+def _full_precision(x: Tensor) -> Tensor:
+    """float64 stays, everything else becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _indexed(rois: Tensor, image_index: Tensor, dtype: torch.dtype) -> Tensor:
     """(R, 5): image index and box, as torchvision's kernels take them.
 
-    Always float32: bfloat16 would place a corner at pixel 600 two pixels off.
+    `dtype` is never a half type: bfloat16 would place a corner at pixel 600 two pixels off.
     """
-    return torch.cat([image_index[:, None].float(), rois.float()], dim=1)
+    return torch.cat([image_index[:, None].to(dtype), rois.to(dtype)], dim=1)

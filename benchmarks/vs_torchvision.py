@@ -1,0 +1,176 @@
+"""Train resdet's detector and torchvision's side by side, on the same batches, and compare mAP and seconds a step.
+
+    python benchmarks/vs_torchvision.py configs/bccd_r18.py --solver.steps 1000
+
+torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 like ours, with the
+recipe's anchors, thresholds and counts; it starts from the same trunk weights. Each batch is given to one
+network, then to the other, through the same optimizer step. For recipes that train from scratch (norm
+"sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from resdet.cli.eval_det import score
+from resdet.config import DetConfig, load_config
+from resdet.data.build import read_annotations, training_batches
+from resdet.detection.faster_rcnn import build_faster_rcnn
+from resdet.engine import runtime as runtimes
+from resdet.engine.loop import train_step
+from resdet.engine.runtime import seed_everything
+from resdet.engine.solver import build_optimizer, lr_at
+from resdet.evaluation.predict import to_device
+from resdet.nn.pixels import STYLES
+from resdet.nn.weights import from_torchvision
+from resdet.types import Detections, Losses, Target
+
+
+class Torchvision(nn.Module):
+    """torchvision's detector behind resdet's interface: uint8 batches and 0-based labels in, `Losses` out."""
+
+    def __init__(self, config: DetConfig, num_classes: int) -> None:
+        super().__init__()
+        model, rpn, roi, test = config.model, config.rpn, config.roi, config.test
+        resnet = getattr(torchvision.models, f"resnet{model.depth}")(weights=None)
+        first = resnet.layer4[0]
+        for layer in (first.conv1, first.downsample[0]) if model.conv5_stride == 1 else ():
+            layer.stride = (1, 1)
+        trunk = nn.Sequential(
+            *(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3)
+        )
+        trunk.out_channels = channels = 256 * resnet.layer1[0].expansion
+        anchors = AnchorGenerator((model.anchor_scales,), (model.anchor_ratios,))
+        rpn_head = RPNHead(channels, anchors.num_anchors_per_location()[0])
+        rpn_head.conv[0][0] = nn.Conv2d(channels, model.rpn_channels, 3, padding=1)
+        rpn_head.cls_logits = nn.Conv2d(model.rpn_channels, rpn_head.cls_logits.out_channels, 1)
+        rpn_head.bbox_pred = nn.Conv2d(model.rpn_channels, rpn_head.bbox_pred.out_channels, 1)
+        for layer in rpn_head.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+        style = STYLES[model.style]
+        self.resnet = [resnet]  # in a list, so that its layers are not registered twice
+        self.network = TorchvisionFasterRCNN(
+            trunk,
+            rpn_anchor_generator=anchors,
+            rpn_head=rpn_head,
+            box_roi_pool=MultiScaleRoIAlign(["0"], model.pool_size, 0),
+            box_head=nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            box_predictor=FastRCNNPredictor(512 * resnet.layer1[0].expansion, num_classes + 1),
+            image_mean=[m / 255 for m in style.mean],
+            image_std=[s / 255 for s in style.std],
+            rpn_fg_iou_thresh=rpn.foreground_iou,
+            rpn_bg_iou_thresh=rpn.background_iou,
+            rpn_batch_size_per_image=rpn.batch,
+            rpn_positive_fraction=rpn.foreground_fraction,
+            rpn_nms_thresh=rpn.nms_iou,
+            rpn_pre_nms_top_n_train=rpn.before_nms,
+            rpn_post_nms_top_n_train=rpn.after_nms,
+            rpn_pre_nms_top_n_test=test.before_nms,
+            rpn_post_nms_top_n_test=test.after_nms,
+            box_batch_size_per_image=roi.batch,
+            box_positive_fraction=roi.foreground_fraction,
+            box_fg_iou_thresh=roi.foreground_iou,
+            box_bg_iou_thresh=roi.background_iou[1],
+            box_score_thresh=test.min_score,
+            box_nms_thresh=test.nms_iou,
+            box_detections_per_img=test.max_detections,
+            _skip_resize=True,
+        )
+
+    def copy_trunk_from(self, ours: nn.Module) -> None:
+        """Start trunk and conv5_x from the weights of resdet's detector."""
+        own = self.resnet[0].state_dict()
+        names = from_torchvision({name: torch.empty(0) for name in own if "num_batches" not in name})
+        state = {name.replace("head.conv5_x", "conv5_x"): tensor for name, tensor in ours.state_dict().items()}
+        for theirs, name in zip((n for n in own if "num_batches" not in n), names, strict=True):
+            if name in state:
+                own[theirs].copy_(state[name])
+
+    def forward(
+        self, images: Tensor, sizes: Tensor, targets: list[Target] | None = None
+    ) -> Losses | list[Detections]:
+        """As `resdet.detection.faster_rcnn.FasterRCNN.forward`, in the mode of the module."""
+        cut = [image[:, :h, :w].float() / 255 for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
+        if targets is None:
+            found = self.network(cut)
+            return [Detections(d["boxes"].float(), d["scores"].float(), d["labels"] - 1) for d in found]
+        losses = self.network(cut, [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets])
+        names = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+        return Losses(*(losses[name] for name in names))
+
+
+def main() -> None:
+    """Train both and print the comparison."""
+    config = load_config(sys.argv[1], sys.argv[2:])
+    runtime = runtimes.start(config.device, config.solver.precision)
+    training = read_annotations(config.data, config.data.train, config.data.classes)
+    validation = read_annotations(config.data, config.data.val, training.classes)
+    seed_everything(config.seed)
+    ours = build_faster_rcnn(config, len(training.classes))
+    theirs = Torchvision(config, len(training.classes))
+    theirs.copy_trunk_from(ours)
+    networks: dict[str, nn.Module] = {"resdet": ours, "torchvision": theirs}
+    optimizers: dict[str, torch.optim.SGD] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    losses: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
+    curves: list[dict] = []
+    for name, network in networks.items():
+        network.to(runtime.device, memory_format=torch.channels_last)
+        optimizers[name] = build_optimizer(network, config.solver)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+
+    for step, batch in enumerate(training_batches(training, config, runtime, 0), 1):
+        for name in networks if step % 2 else reversed(networks):
+            for group in optimizers[name].param_groups:
+                group["lr"] = lr_at(step - 1, config.solver)
+            seed_everything(config.seed, step)
+            networks[name].train()
+            started = time.perf_counter()
+            terms = train_step(
+                *(networks[name], [batch], lambda network, b: network(*to_device(b, runtime.device))),
+                *(optimizers[name], scaler, runtime, config.solver.clip_norm),
+            )
+            seconds[name].append(time.perf_counter() - started)
+            losses[name].append(terms)
+        if step % 20 == 0:
+            for name in networks:
+                means = {key: statistics.fmean(row[key] for row in losses[name][-20:]) for key in terms}
+                text = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
+                print(f"{step} {name:12} {statistics.median(seconds[name][-20:]):.3f} s/step  {text}", flush=True)
+        if step % config.solver.eval_every == 0 or step == config.solver.steps:
+            for name, network in networks.items():
+                result, _ = score(network, validation, config, runtime)  # type: ignore[arg-type]
+                curves.append({"step": step, "network": name, "map07": result.map07, "map": result.map})
+                print(curves[-1], flush=True)
+    report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
+
+
+def report(seconds: dict[str, list[float]], curves: list[dict], path: Path) -> None:
+    """Print the final figures and write all of them."""
+    ratios = [a / b for a, b in zip(seconds["torchvision"], seconds["resdet"], strict=True)]
+    for name, values in seconds.items():
+        last = next(row for row in reversed(curves) if row["network"] == name)
+        median = statistics.median(values)
+        print(f"{name:12} {median:.3f} s/step (median)  mAP07 {last['map07']:.4f}  mAP {last['map']:.4f}")
+    print(f"torchvision / resdet, step by step: {statistics.median(ratios):.2f} (median)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"seconds": seconds, "curves": curves}))
+
+
+if __name__ == "__main__":
+    main()

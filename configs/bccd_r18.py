@@ -1,0 +1,38 @@
+"""ResNet-18 from scratch on BCCD (blood cells: 292 training and 72 test photographs), for two CPU cores."""
+
+from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
+
+config = DetConfig(
+    data=DataConfig(
+        root="datasets/bccd",
+        train="trainval",
+        val="test",
+        classes=("RBC", "WBC", "Platelets"),
+        short_sides=(300,),
+        test_short_side=300,
+        max_side=400,
+        source="the folder BCCD of https://github.com/Shenggan/BCCD_Dataset, copied to datasets/bccd",
+    ),
+    model=ModelConfig(
+        depth=18,
+        norm="sync_batch",
+        freeze=(),
+        anchor_scales=(32, 64, 128),
+        rpn_channels=256,
+        pool_size=4,  # conv5_x on 4×4 cells: a third of the head's work on 7×7
+    ),
+    rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
+    roi=RoIConfig(batch=48),
+    solver=SolverConfig(
+        lr=0.02,
+        steps=1000,
+        milestones=(750, 900),
+        warmup_steps=50,
+        batch_size=4,
+        weight_decay=1e-4,
+        clip_norm=10,
+        eval_every=100,
+        save_every=100,
+    ),
+    test=TestConfig(before_nms=1000, after_nms=150, batch_size=4),
+)

@@ -1,0 +1,456 @@
+"""Files of a run: what is written comes back, damage is told in a sentence, and a full disk destroys nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from resdet.config import DetConfig, ModelConfig, SolverConfig, to_dict
+from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.engine import checkpoint
+from resdet.engine.checkpoint import (
+    FORMAT,
+    ModelFile,
+    load_model,
+    load_state,
+    save_model,
+    save_state,
+    start_from,
+    write_atomically,
+    write_text,
+)
+
+CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
+CLASSES = ("cat", "dog", "猫")
+
+
+def weights() -> dict[str, Tensor]:
+    """Tensors with values that a careless way through a file would change."""
+    torch.manual_seed(0)
+    return {
+        "special": torch.tensor([math.inf, -0.0, 1e-45, math.pi, math.nan]),
+        "turned": torch.randn(3, 5).t(),
+        "half": torch.randn(7).bfloat16(),
+        "count": torch.tensor(2**40),
+        "learned": torch.randn(2, 3, requires_grad=True),
+        "channels_last": torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+    }
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        other = b[name]
+        assert tensor.dtype == other.dtype and tensor.shape == other.shape
+        flat = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (tensor, other)]
+        assert torch.equal(*flat), name
+
+
+# The model
+
+
+def test_a_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "model.safetensors"
+    save_model(path, ModelFile(weights(), CLASSES, CONFIG, 12_345))
+    for source in (path, str(path), path.parent):
+        file = load_model(source)
+        assert_same(file.weights, weights())
+        assert (file.classes, file.config, file.step) == (CLASSES, CONFIG, 12_345)
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_model_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for step in (1, 2):
+        save_model(path, ModelFile({"a": torch.full((2,), step)}, CLASSES, CONFIG, step))
+    assert load_model(path).step == 2 and load_model(path).weights["a"].tolist() == [2, 2]
+
+
+def test_a_missing_model(tmp_path: Path, refuses: Callable[..., object]) -> None:
+    for source, named in (
+        (tmp_path / "nope", tmp_path / "nope"),
+        (tmp_path, tmp_path / "model.safetensors"),  # a run folder that holds nothing yet
+    ):
+        with refuses(named, "run folder"):
+            load_model(source)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff" * 99, b"PK\x03\x04" + bytes(99)])
+def test_a_model_file_of_another_kind(tmp_path: Path, data: bytes, refuses: Callable[..., object]) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with refuses(path, "no safetensors file"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_truncated_model(tmp_path: Path, share: float, refuses: Callable[..., object]) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, ModelFile({"a": torch.zeros(999)}, CLASSES, CONFIG, 1))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with refuses(path, "damaged"):
+        load_model(path)
+
+
+METADATA = {"format": FORMAT, "classes": "[]", "config": "{}", "step": "1"}
+
+
+@pytest.mark.parametrize(
+    "metadata, words",
+    [
+        (None, ["no detector of resdet"]),
+        ({"format": "pt"}, ["no detector of resdet"]),
+        (METADATA | {"format": "resdet-detector-9"}, ["no detector of resdet"]),
+        ({"format": FORMAT}, ["cannot be used"]),
+        (METADATA | {"classes": "[["}, ["cannot be used"]),
+        (METADATA | {"step": "many"}, ["cannot be used"]),
+        (METADATA | {"config": json.dumps(to_dict(CONFIG) | {"new": 1})}, ["no setting 'new'", "cannot be used"]),
+    ],
+)
+def test_safetensors_of_another_program(
+    tmp_path: Path, metadata: dict[str, str] | None, words: list[str], refuses: Callable[..., object]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(3)}, path, metadata)
+    with refuses(path, *words):
+        load_model(path)
+
+
+# The state
+
+
+def test_a_state_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "state.pt"
+    state: dict[str, Any] = {
+        "progress": {"step": 3, "best": -math.inf},
+        "model": weights(),
+        "optimizer": {"param_groups": [{"lr": 0.1, "params": [0, 1]}], "state": {0: {"momentum_buffer": None}}},
+    }
+    save_state(path, state)
+    loaded = load_state(path)
+    assert loaded["progress"] == state["progress"] and loaded["optimizer"] == state["optimizer"]
+    assert_same(loaded["model"], state["model"])
+
+
+def test_a_missing_state(tmp_path: Path, refuses: Callable[..., object]) -> None:
+    with refuses(tmp_path, "state.pt", "nothing to resume"):
+        load_state(tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_state(tmp_path: Path, share: float, refuses: Callable[..., object]) -> None:
+    path = tmp_path / "state.pt"
+    save_state(path, {"model": weights()})
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with refuses(path, "damaged", f"--weights {tmp_path}"):
+        load_state(path)
+
+
+class Code:
+    """Something that a weights file has no business to hold."""
+
+
+@pytest.mark.parametrize("content", ["text", "code"])
+def test_a_state_of_another_kind_runs_no_code(tmp_path: Path, content: str, refuses: Callable[..., object]) -> None:
+    path = tmp_path / "state.pt"
+    if content == "text":
+        path.write_text("hello world")
+    else:
+        torch.save({"model": Code()}, path)
+    with refuses(path, "damaged"):
+        load_state(path)
+
+
+# Where a training starts from
+
+
+@pytest.fixture(scope="module")
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run folder with a detector of three classes, none of whose weights is what a fresh one has."""
+    folder = tmp_path_factory.mktemp("detector")
+    state = build_faster_rcnn(CONFIG, 3).state_dict()
+    torch.manual_seed(1)
+    save_model(
+        folder / "model.safetensors",
+        ModelFile({name: torch.rand_like(tensor) for name, tensor in state.items()}, CLASSES, CONFIG, 7),
+    )
+    yield folder
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.fixture(scope="module")
+def torchvision_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A torchvision ResNet-18 with random weights and statistics, as its users save it."""
+    path = tmp_path_factory.mktemp("torchvision") / "resnet18.pth"
+    network = torchvision.models.resnet18()
+    torch.manual_seed(2)
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            nn.init.uniform_(buffer, 0.5, 2)
+    torch.save(network.state_dict(), path)
+    yield path
+    path.unlink()
+
+
+def fresh(config: DetConfig = CONFIG, classes: int = 3) -> FasterRCNN:
+    """A detector as the training makes it."""
+    torch.manual_seed(3)
+    return build_faster_rcnn(config, classes)
+
+
+def test_a_detector_of_the_same_classes_is_taken_whole(
+    detector_file: Path, assert_sentence: Callable[..., None]
+) -> None:
+    model = fresh()
+    story = start_from(model, replace(CONFIG, weights=str(detector_file)), CLASSES)
+    assert_same(model.state_dict(), load_model(detector_file).weights)
+    assert_sentence(story, detector_file)
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("cat", "dog", "bird"), ("dog", "cat", "猫")])
+def test_a_detector_of_other_classes_gives_all_but_its_last_layers(
+    detector_file: Path, classes: tuple[str, ...], assert_sentence: Callable[..., None]
+) -> None:
+    """Other names or another order is enough, even if the shapes would fit."""
+    model = fresh(classes=len(classes))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    story = start_from(model, replace(CONFIG, weights=str(detector_file)), classes)
+    source = load_model(detector_file).weights
+    last = {f"head.{layer}.{kind}" for layer in ("classify", "regress") for kind in ("weight", "bias")}
+    assert last < before.keys()
+    assert_same(model.state_dict(), {name: before[name] if name in last else source[name] for name in before})
+    assert_sentence(
+        story, detector_file, "other classes", "cat, dog, 猫", "head.classify", "head.regress", "random"
+    )
+
+
+def test_a_torchvision_file_becomes_trunk_and_conv5(
+    torchvision_file: Path, assert_sentence: Callable[..., None]
+) -> None:
+    model = fresh()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    story = start_from(model, replace(CONFIG, weights=str(torchvision_file)), CLASSES)
+    after, source = model.state_dict(), torch.load(torchvision_file, weights_only=True)
+    pairs = {
+        "trunk.conv1.conv.weight": "conv1.weight",
+        "trunk.conv1.norm.running_var": "bn1.running_var",
+        "head.conv5_x.1.norm2.running_mean": "layer4.1.bn2.running_mean",
+    }
+    assert_same({ours: after[ours] for ours in pairs}, {ours: source[theirs] for ours, theirs in pairs.items()})
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    statistics = {name for name in before if "running" in name}
+    convolutions = {name for name in before if "conv" in name and before[name].ndim == 4 and "rpn" not in name}
+    assert changed == statistics | convolutions, "torchvision's fresh scales are ones, as ours are"
+    assert_sentence(story, torchvision_file, "trunk and conv5_x", "random")
+
+
+def test_the_network_computes_what_torchvision_does(torchvision_file: Path) -> None:
+    """The trunk and conv5_x on a whole image are torchvision's layers 1 to 4; stride 2 in conv5_x, as there."""
+    config = replace(CONFIG, model=replace(CONFIG.model, conv5_stride=2), weights=str(torchvision_file))
+    model = fresh(config).eval()
+    start_from(model, config, CLASSES)
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(torch.load(torchvision_file, weights_only=True))
+    theirs.fc = nn.Identity()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        ours = model.head.conv5_x(model.trunk(images)).mean((2, 3))
+        torch.testing.assert_close(ours, theirs.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_word_torchvision_asks_for_the_depth(
+    torchvision_file: Path, monkeypatch: pytest.MonkeyPatch, assert_sentence: Callable[..., None]
+) -> None:
+    asked = []
+
+    def downloaded(depth: int) -> dict[str, Tensor]:
+        asked.append(depth)
+        return checkpoint.read_torchvision(torchvision_file)
+
+    monkeypatch.setattr(checkpoint, "torchvision_resnet", downloaded)
+    assert_sentence(start_from(fresh(), replace(CONFIG, weights="torchvision"), CLASSES), "torchvision")
+    assert asked == [18]
+
+
+def test_from_scratch(refuses: Callable[..., object], assert_sentence: Callable[..., None]) -> None:
+    with refuses("--weights", "--model.norm group"):
+        start_from(fresh(), CONFIG, CLASSES)
+    config = replace(CONFIG, model=replace(CONFIG.model, norm="group", freeze=()))
+    model = fresh(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert_sentence(start_from(model, config, CLASSES), "random")
+    assert_same(before, model.state_dict())
+
+
+def test_weights_of_another_depth(
+    detector_file: Path, torchvision_file: Path, refuses: Callable[..., object]
+) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, depth=34))
+    for source in (detector_file, torchvision_file):
+        model = fresh(config)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with refuses(source, "missing", "trunk.conv2_x.2.conv1.weight", "more"):
+            start_from(model, replace(config, weights=str(source)), CLASSES)
+        assert_same(before, model.state_dict())
+
+
+def test_weights_of_another_width(detector_file: Path, refuses: Callable[..., object]) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, rpn_channels=9), weights=str(detector_file))
+    with refuses(detector_file, "another shape", "rpn", "(8,)", "(9,)"):
+        start_from(fresh(config), config, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["nope.pth", "nope.safetensors", "nope"])
+def test_missing_weights(tmp_path: Path, name: str, refuses: Callable[..., object]) -> None:
+    with refuses(tmp_path / name, "run folder"):
+        start_from(fresh(), replace(CONFIG, weights=str(tmp_path / name)), CLASSES)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", ["plain weights"]),
+        (b"hello world", ["plain weights"]),
+        ({"model": Code()}, ["plain weights"]),
+        ({"state_dict": {"conv1.weight": torch.zeros(1)}}, ["state_dict"]),
+        ([torch.zeros(1)], ["state_dict"]),
+        ({"backbone.conv1.weight": torch.zeros(1)}, ["'backbone.conv1.weight'", "torchvision"]),
+    ],
+    ids=["empty", "text", "code", "nested", "list", "other names"],
+)
+def test_weights_of_another_kind(
+    tmp_path: Path, content: object, words: list[str], refuses: Callable[..., object]
+) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with refuses(path, *words):
+        start_from(fresh(), replace(CONFIG, weights=str(path)), CLASSES)
+
+
+# Writing safely
+
+
+@contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """No file can grow beyond `limit` bytes: a full disk, as near as a test gets to one."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # Python ignores the signal SIGXFSZ from its start
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def big(step: int) -> dict[str, Tensor]:
+    """A megabyte."""
+    return {"a": torch.full((250_000,), float(step))}
+
+
+WRITERS: dict[str, Callable[[Path, int], None]] = {
+    "model": lambda path, step: save_model(path, ModelFile(big(step), CLASSES, CONFIG, step)),
+    "state": lambda path, step: save_state(path, big(step)),
+    "text": lambda path, step: write_text(path, f"{step}" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("limit", [0, 1000, 300_000, 999_000])
+def test_a_full_disk_leaves_the_old_file(
+    tmp_path: Path, write: Callable[[Path, int], None], limit: int, refuses: Callable[..., object]
+) -> None:
+    path = tmp_path / "file"
+    write(path, 1)
+    old = path.read_bytes()
+    with small_files(limit), refuses(path, "make room", "that was there before is untouched"):
+        write(path, 2)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
+    write(path, 2)
+    assert path.read_bytes() != old
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_leaves_nothing_where_nothing_was(
+    tmp_path: Path, write: Callable[[Path, int], None], refuses: Callable[..., object]
+) -> None:
+    with small_files(1000), refuses(tmp_path / "file", "make room"):
+        write(tmp_path / "file", 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("when", ["write", "fsync", "replace"])
+def test_an_error_at_each_stage_leaves_the_old_file(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., object]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half of the ne")
+        if when == "write":
+            fail()
+
+    if when != "write":
+        monkeypatch.setattr(checkpoint.os, when, fail)
+    with refuses(path, "No space left on device", "make room", "untouched"):
+        write_atomically(path, write)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "file"
+    write_text(path, "old")
+
+    def write(temporary: Path) -> None:
+        assert temporary.parent == path.parent, "a rename works within one file system only"
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+
+    write_atomically(path, write)
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
+
+
+def test_an_interruption_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, write)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, refuses: Callable[..., object]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with refuses(tmp_path / "file" / "run" / "config.json", "another folder"):
+        write_text(tmp_path / "file" / "run" / "config.json", "{}")
+
+
+def test_a_folder_in_the_place_of_the_file(tmp_path: Path, refuses: Callable[..., object]) -> None:
+    (tmp_path / "config.json").mkdir()
+    with refuses(tmp_path / "config.json"):
+        write_text(tmp_path / "config.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -1,0 +1,288 @@
+"""Several processes do what one does: gradients, normalisation, evaluation, and whole trainings under torchrun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resdet.cli.eval_det import score
+from resdet.config import DetConfig, load_config
+from resdet.data.annotations import Annotations
+from resdet.data.build import read_annotations, validation_batches
+from resdet.data.loader import DetectionDataset, Draw
+from resdet.data.transforms import TestTransform as ResizeOnly
+from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.engine.checkpoint import load_model
+from resdet.engine.loop import train_step
+from resdet.engine.runtime import Runtime, seed_everything
+from resdet.evaluation.predict import mean_losses, to_device
+from resdet.inference.detector import restore
+from resdet.nn.norm import SyncBatchNorm2d
+from resdet.types import Batch, Detections, Losses, Target
+
+WORLD = 2
+ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+# What each of the two processes computes, and the test's own process alone
+
+
+def unsampled(config: DetConfig, norm: str) -> DetConfig:
+    """Mini-batches larger than what there is to draw from, so that nothing is random."""
+    return replace(
+        config,
+        model=replace(config.model, norm=norm),
+        rpn=replace(config.rpn, batch=4096, foreground_fraction=1.0),
+        roi=replace(config.roi, batch=128, foreground_fraction=0.5),
+    )
+
+
+def joint_batch() -> Batch:
+    """Four images of one size with three objects each."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (4, 3, 48, 64), generator=generator, dtype=torch.uint8)
+    corners = torch.rand(4, 3, 2, generator=generator) * 22
+    boxes = torch.cat([corners, corners + 8 + torch.rand(4, 3, 2, generator=generator) * 24], dim=2)
+    labels = torch.randint(0, 6, (4, 3), generator=generator)
+    targets = [Target(b, c, torch.zeros(3, dtype=torch.bool)) for b, c in zip(boxes, labels, strict=True)]
+    sizes = torch.tensor([[48, 64]] * 4)
+    return Batch(pixels, sizes, targets, sizes, [f"{i}.jpg" for i in range(4)], list(range(4)))
+
+
+def share(batch: Batch, part: int, parts: int) -> Batch:
+    """The images part, part + parts, … of `batch`."""
+    images, sizes, targets, originals, names, indices = (field[part::parts] for field in batch)
+    return Batch(images, sizes, targets, originals, names, indices)
+
+
+def losses_of(network: nn.Module, batch: Batch) -> Losses:
+    return network(*to_device(batch, torch.device("cpu")))
+
+
+def detector_gradients(config: DetConfig, runtime: Runtime, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    """Gradients of one training step of a fresh detector, by parameter.
+
+    In double precision and with fixed proposals: in float32 a rounding error now and then tips a maximum, a ReLU
+    or the cells of a proposal, which is no error of the distribution but hides one.
+    """
+    seed_everything(0)
+    model = build_faster_rcnn(config, 6).double()
+    steps = torch.arange(0, 36, 12)
+    x, y = (corner.flatten() for corner in torch.meshgrid(steps, steps, indexing="ij"))
+    fixed = torch.stack([x, y, x + 28, y + 21], dim=1).float()  # (9, 4)
+    model.propose = lambda logits, *_, **__: [fixed] * len(logits)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gradients: dict[str, Tensor] = {}
+    optimizer.register_step_pre_hook(
+        lambda *_: gradients.update({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+    )
+    network = DistributedDataParallel(model) if runtime.world > 1 else model
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    train_step(network, parts, losses_of, optimizer, scaler, runtime, 0.0)
+    return gradients
+
+
+def norm_inputs() -> tuple[Tensor, Tensor]:
+    """Five images far from the identity, and what their outputs are weighted with."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(5, 6, 4, 3, generator=generator) * torch.arange(1, 7)[:, None, None] + 5
+    return x, torch.randn(5, 6, 4, 3, generator=generator)
+
+
+def normalise(layer: nn.BatchNorm2d, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Output, gradients and statistics of a training pass, and the output of a later pass for evaluation."""
+    x = x.clone().requires_grad_()
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(0.5, 2, 6))
+        layer.bias.copy_(torch.linspace(-1, 1, 6))
+    out = layer(x)
+    (out * weights).sum().backward()
+    assert x.grad is not None and layer.weight.grad is not None and layer.bias.grad is not None
+    found = {"out": out.detach(), "input": x.grad, "weight": layer.weight.grad, "bias": layer.bias.grad}
+    found |= {"mean": layer.running_mean, "var": layer.running_var}
+    return found | {"later": layer.eval()(x).detach()}
+
+
+class Oracle(nn.Module):
+    """Stands for a trained detector: finds what is annotated, every third box as a wrong class."""
+
+    def __init__(self, annotations: Annotations, side: int, longest: int) -> None:
+        super().__init__()
+        dataset = DetectionDataset(annotations, ResizeOnly(side, longest), difficult=True, skip_unreadable=False)
+        samples = [dataset[Draw(index, 0)] for index in range(len(dataset))]
+        self.targets = {sample.image.tobytes(): sample.target for sample in samples}
+
+    def forward(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        found = []
+        for image, (height, width) in zip(images, sizes.tolist(), strict=True):
+            target = self.targets[image[:, :height, :width].permute(1, 2, 0).contiguous().numpy().tobytes()]
+            rank = torch.arange(len(target.labels))
+            labels = torch.where(rank % 3 == 1, (target.labels + 1) % 6, target.labels)
+            found.append(Detections(target.boxes, 1 / (2.0 + rank + height % 7), labels))
+        return found
+
+
+def evaluation(config: DetConfig, runtime: Runtime) -> dict[str, Any]:
+    """AP of each class of the oracle, the detections, and the validation loss of a fresh detector."""
+    annotations = read_annotations(config.data, "val", config.data.classes)
+    oracle = Oracle(annotations, config.data.test_short_side, config.data.max_side)
+    result, detections = score(oracle, annotations, config, runtime)  # type: ignore[arg-type]
+    seed_everything(0)
+    model: FasterRCNN = build_faster_rcnn(config, 6)
+    losses = mean_losses(model, validation_batches(annotations, config, runtime), runtime)
+    return {
+        "ap": torch.tensor(result.ap),
+        "detections": [tuple(found) for found in detections],
+        "losses": tuple(losses),
+    }
+
+
+def work(rank: int, folder: str, recipe: str) -> None:
+    """One of the two processes: all results go into a file of its own."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+    runtime, config, batch = replace(ALONE, rank=rank, world=WORLD), load_config(recipe), joint_batch()
+    own = share(batch, rank, WORLD)
+    x, weights = norm_inputs()
+    slices = (slice(0, 3), slice(3, 5))[rank]  # three images here, two there
+    results = {
+        "group": detector_gradients(unsampled(config, "group"), runtime, [own]),
+        # accumulated in two parts
+        "frozen": detector_gradients(
+            unsampled(config, "frozen"), runtime, [share(own, part, 2) for part in range(2)]
+        ),
+        "norm": normalise(SyncBatchNorm2d(6), x[slices], weights[slices]),
+        "evaluation": evaluation(config, runtime),
+        "gathered": runtime.gather(rank * 10),
+        "from_main": runtime.from_main(lambda: f"made by {rank}"),
+    }
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    """The recipe, for more than one test."""
+    return finished.parents[1] / "tiny.py"
+
+
+@pytest.fixture(scope="module")
+def of_two(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Path, forkserver: ForkServerContext
+) -> list[dict[str, Any]]:
+    """The results of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    processes = [forkserver.Process(target=work, args=(rank, str(folder), str(tiny))) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_the_gradient_of_two_processes_is_that_of_the_joint_batch(
+    norm: str, of_two: list[dict[str, Any]], tiny: Path
+) -> None:
+    alone = detector_gradients(unsampled(load_config(tiny), norm), ALONE, [joint_batch()])
+    first, second = (results[norm] for results in of_two)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first.keys() == alone.keys()
+    for name, gradient in alone.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, f"{name} is not trained"
+        torch.testing.assert_close(first[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+def test_sync_batch_norm_is_batch_norm_on_the_joint_batch(of_two: list[dict[str, Any]]) -> None:
+    joint = normalise(nn.BatchNorm2d(6), *norm_inputs())
+    first, second = (results["norm"] for results in of_two)
+    for name in ("out", "input", "later"):
+        torch.testing.assert_close(torch.cat([first[name], second[name]]), joint[name], msg=name)
+    for name in ("weight", "bias"):  # DistributedDataParallel adds up what each process finds
+        torch.testing.assert_close(first[name] + second[name], joint[name], msg=name)
+    for name in ("mean", "var"):
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], joint[name], msg=name)
+
+
+def test_sync_batch_norm_is_batch_norm_in_one_process() -> None:
+    found, expected = (normalise(layer(6), *norm_inputs()) for layer in (SyncBatchNorm2d, nn.BatchNorm2d))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_an_evaluation_on_two_processes_has_the_figures_of_one(of_two: list[dict[str, Any]], tiny: Path) -> None:
+    alone = evaluation(load_config(tiny), ALONE)
+    assert 0.05 < float(alone["ap"].nan_to_num().mean()) < 0.95
+    for results in of_two:
+        found = results["evaluation"]
+        torch.testing.assert_close(found["ap"], alone["ap"], rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(found["detections"], alone["detections"], rtol=0, atol=0)
+        torch.testing.assert_close(found["losses"], alone["losses"])
+
+
+def test_every_process_hears_of_the_others(of_two: list[dict[str, Any]]) -> None:
+    assert [results["gathered"] for results in of_two] == [[0, 10]] * 2
+    assert [results["from_main"] for results in of_two] == ["made by 0"] * 2
+
+
+# torchrun
+
+
+def start_torchrun(
+    environment: dict[str, str], folder: Path, options: Sequence[str], arguments: Sequence[str]
+) -> subprocess.Popen[str]:
+    """``torchrun OPTIONS tools/train_det.py ARGUMENTS``, started in `folder`."""
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(TOOLS / "train_det.py"), *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_torchrun_trains_on_one_machine_and_on_two(
+    recipe: Path,
+    free_port: int,
+    tools_environment: dict[str, str],
+    assert_same_training: Callable[[Path, Path], None],
+) -> None:
+    """Two agents with a process each stand for two machines. Both trainings leave one run folder, and agree."""
+    settings = ("--solver.steps", "2", "--model.norm", "sync_batch", "--solver.batch-size", "4")
+    settings += ("--solver.accumulate", "2", "--solver.eval-every", "0")
+    meeting = (f"--rdzv-endpoint=localhost:{free_port}", "--rdzv-backend=c10d", "--rdzv-id=test")
+    agents = {
+        "one": [("--standalone", "--nproc-per-node=2")],
+        "two": [("--nnodes=2", "--nproc-per-node=1", *meeting)] * 2,
+    }
+    runs = recipe.parent / "runs"
+    for name, options in agents.items():
+        processes = [
+            start_torchrun(tools_environment, recipe.parent, option, (str(recipe), "--name", name, *settings))
+            for option in options
+        ]
+        outputs = [process.communicate(timeout=200) for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(options), outputs
+        printed = "".join(out for out, _ in outputs)
+        assert printed.count("All weights start at random.") == 1, "each process talks"
+        assert len(list((runs / name / "tensorboard").iterdir())) == 1, "each process writes"
+    assert sorted(path.name for path in runs.iterdir()) == ["one", "two"]
+    assert_same_training(runs / "one", runs / "two")
+
+    config, file = load_config(recipe), load_model(runs / "one/last.safetensors")
+    annotations = read_annotations(config.data, "val", file.classes)
+    losses = mean_losses(restore(file, "one"), validation_batches(annotations, config, ALONE), ALONE)
+    figures = json.loads((runs / "one/metrics.json").read_text())
+    assert figures["step"] == 2 and figures["val_loss"] == pytest.approx(float(sum(losses)), rel=1e-4)

@@ -1,0 +1,539 @@
+"""The training loop: a step, a checkpoint, a resume, an early end. On a toy network, and on the detector itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resdet.cli.train_det import check
+from resdet.config import DetConfig, SolverConfig, load_config
+from resdet.data.build import read_annotations, validation_batches
+from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.engine import log as log_module
+from resdet.engine import loop
+from resdet.engine.checkpoint import load_model, load_state
+from resdet.engine.log import read_metrics
+from resdet.engine.loop import fit, train_step
+from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.solver import lr_at
+from resdet.errors import UserError
+from resdet.evaluation.predict import mean_losses, to_device
+from resdet.types import Batch, Losses, Target
+
+ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
+SOLVER = SolverConfig(
+    lr=0.1,
+    steps=7,
+    milestones=(5,),
+    warmup_steps=2,
+    batch_size=4,
+    precision="fp32",
+    eval_every=3,
+    save_every=2,
+    log_every=1,
+)
+
+
+class ToyBatch(NamedTuple):
+    x: Tensor
+    y: Tensor
+    names: list[str]
+
+
+class ToyLosses(NamedTuple):
+    fit: Tensor
+    size: Tensor
+
+
+def toy_network() -> nn.Module:
+    """Normalisation with statistics and random dropout: what a careless resume gets wrong."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8 * 16, 1)
+    )
+
+
+def toy_losses(network: nn.Module, batch: ToyBatch) -> ToyLosses:
+    out = network(batch.x)[:, 0]
+    return ToyLosses((out - batch.y).square().mean(), 0.01 * out.abs().mean())
+
+
+def toy_batches(start: int, parts: int = 1) -> Iterator[ToyBatch]:
+    """Four images for each step, in equal parts."""
+    for step in count(start):
+        generator = torch.Generator().manual_seed(step)
+        x, y = torch.randn(4, 3, 6, 6, generator=generator), torch.randn(4, generator=generator)
+        for part, (some_x, some_y) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True)):
+            yield ToyBatch(some_x, some_y, [f"image {step}.{part}"])
+
+
+def train_toy(folder: Path, solver: SolverConfig = SOLVER, **changes: Any) -> nn.Module:
+    """`fit` on the toy network; the files of weights hold the step they were written after."""
+    folder.mkdir(exist_ok=True)
+    network = toy_network()
+    network.load_state_dict(changes.pop("weights", network.state_dict()))
+    settings: dict[str, Any] = {
+        "losses": toy_losses,
+        "batches": lambda start: toy_batches(start, solver.accumulate),
+        "evaluate": lambda: {"map": float(next(network.parameters()).detach().abs().mean())},
+        "metric": "map",
+        "save_model": lambda path, step: path.write_text(str(step)),
+        "solver": solver,
+        "seed": 3,
+        "runtime": ALONE,
+        "folder": folder,
+        "resume": False,
+    }
+    fit(network, **(settings | changes))
+    return network
+
+
+class CrashError(Exception):
+    """Stands for a crash."""
+
+
+def interrupt_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the training crash instead of taking the 0-based `step`, counted in this session."""
+    steps = count()
+
+    def limited(*arguments: Any) -> dict[str, float]:
+        if next(steps) == step:
+            raise CrashError
+        return train_step(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", limited)
+
+
+def recorded_gradients(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Filled with the gradients that the next step of `optimizer` sees."""
+    gradients: dict[str, Tensor] = {}
+    optimizer.register_step_pre_hook(
+        lambda *_: gradients.update({n: p.grad.clone() for n, p in network.named_parameters()})
+    )
+    return gradients
+
+
+def gradients_of_step(
+    network: nn.Module, parts: Sequence[Any], losses: Callable[..., Any], clip_norm: float = 0.0
+) -> dict[str, Tensor]:
+    """The gradients of one `train_step`, by parameter."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    gradients = recorded_gradients(network, optimizer)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    train_step(network, parts, losses, optimizer, scaler, ALONE, clip_norm)
+    assert all(p.grad is None for p in network.parameters()), "gradients are left for the next step"
+    return gradients
+
+
+def norm_of(gradients: dict[str, Tensor]) -> float:
+    return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
+
+
+# The resume
+
+
+@pytest.mark.parametrize("crash", [2, 3, 4, 5, 6])
+def test_a_resumed_toy_training_equals_an_uninterrupted_one(
+    crash: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_same_training: Callable[[Path, Path], None]
+) -> None:
+    train_toy(tmp_path / "whole")
+    interrupt_before(crash, monkeypatch)
+    with pytest.raises(CrashError):
+        train_toy(tmp_path / "parts")
+    monkeypatch.undo()
+    train_toy(tmp_path / "parts", resume=True)
+    assert_same_training(tmp_path / "whole", tmp_path / "parts")
+    for name in ("model.safetensors", "last.safetensors", "metrics.json"):
+        assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_detector_equals_an_uninterrupted_one(
+    workers: int,
+    recipe: Path,
+    finished: Path,
+    cli: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    assert_same_training: Callable[[Path, Path], None],
+) -> None:
+    interrupt_before(5, monkeypatch)
+    with pytest.raises(CrashError):  # after step 5, of which state.pt is two steps behind
+        cli("train-det", recipe, "--data.workers", workers, "--solver.save-every", 0)
+    monkeypatch.undo()
+    run = recipe.parent / "runs/tiny"
+    assert load_state(run / "state.pt")["progress"]["step"] == 3
+    assert cli("train-det", "--resume", run)[0] == 0
+    assert_same_training(run, finished)
+    for name in ("model.safetensors", "last.safetensors"):
+        torch.testing.assert_close(
+            load_model(run / name).weights, load_model(finished / name).weights, rtol=0, atol=0
+        )
+
+
+def test_a_run_folder_that_was_moved_goes_on_where_it_is(
+    recipe: Path, finished: Path, cli: Callable[..., Any], logged: Callable[..., list], tmp_path: Path
+) -> None:
+    cli("train-det", recipe, "--solver.steps", 1)
+    moved = (recipe.parent / "runs/tiny").rename(tmp_path / "moved")
+    status, out, err = cli("train-det", "--resume", moved, "--solver.steps", 2, "--solver.eval-every", 0)
+    assert (status, err) == (0, "") and str(moved) in out
+    assert not (recipe.parent / "runs/tiny").exists()
+    losses = [row for row in logged(moved) if "loss" in row]
+    assert losses == [row for row in logged(finished) if "loss" in row][:2]
+    (moved / "state.pt").unlink()
+
+
+def test_a_training_that_is_done_is_not_resumed(tmp_path: Path, refuses: Callable[..., Any]) -> None:
+    train_toy(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with refuses(tmp_path, "all its 7 steps", "solver.steps"):
+        train_toy(tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    train_toy(tmp_path, replace(SOLVER, steps=9), resume=True)
+    assert load_state(tmp_path / "state.pt")["progress"]["step"] == 9
+
+
+def test_lines_beyond_the_checkpoint_and_a_cut_off_line_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Callable[..., list]
+) -> None:
+    train_toy(tmp_path / "whole")
+    interrupt_before(5, monkeypatch)
+    with pytest.raises(CrashError):
+        train_toy(tmp_path / "parts")
+    monkeypatch.undo()
+    with (tmp_path / "parts/metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss": 99.0}\n{"step": 6, "lo')
+    train_toy(tmp_path / "parts", resume=True)
+    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+
+
+def test_an_existing_run_is_not_overwritten(
+    recipe: Path, finished: Path, cli: Callable[..., Any], assert_sentence: Callable[..., None]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    status, _, err = cli("train-det", recipe, "--runs", finished.parent)
+    assert status == 1
+    assert_sentence(err.strip(), finished, "--resume", "--name")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("world", "accumulate", "multiple"), [(2, 1, 2), (1, 4, 4), (3, 2, 6)])
+def test_a_batch_must_be_shared_equally(
+    world: int, accumulate: int, multiple: int, tmp_path: Path, refuses: Callable[..., Any]
+) -> None:
+    runtime = replace(ALONE, world=world)
+    solver = SolverConfig(batch_size=2 * multiple + 1, accumulate=accumulate)
+    with refuses(f"batch_size {2 * multiple + 1}", f"{world} process", f"a multiple of {multiple}"):
+        check(DetConfig(solver=solver), runtime, tmp_path / "run", False)
+    check(DetConfig(solver=replace(solver, batch_size=2 * multiple)), runtime, tmp_path / "run", False)
+
+
+# One step
+
+
+def test_an_accumulated_step_equals_a_whole_one() -> None:
+    gradients = [gradients_of_step(toy_network().eval(), list(zip_parts(parts)), toy_losses) for parts in (1, 2, 4)]
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(gradients[2], gradients[0])
+
+
+def zip_parts(parts: int) -> Iterator[ToyBatch]:
+    """The first step's batch in `parts` parts."""
+    stream = toy_batches(0, parts)
+    return (next(stream) for _ in range(parts))
+
+
+def unsampled(config: DetConfig) -> DetConfig:
+    """Mini-batches larger than what there is to draw from, so that nothing is random."""
+    return replace(
+        config,
+        rpn=replace(config.rpn, batch=4096, foreground_fraction=1.0),
+        roi=replace(config.roi, batch=128, foreground_fraction=0.5),
+    )
+
+
+def joint_batch(images: int) -> Batch:
+    """Images of one size with three objects each."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (images, 3, 48, 64), generator=generator, dtype=torch.uint8)
+    corners = torch.rand(images, 3, 2, generator=generator) * 22
+    sides = 8 + torch.rand(images, 3, 2, generator=generator) * 24
+    boxes = torch.cat([corners, corners + sides], dim=2)
+    labels = torch.randint(0, 6, (images, 3), generator=generator)
+    targets = [Target(b, c, torch.zeros(3, dtype=torch.bool)) for b, c in zip(boxes, labels, strict=True)]
+    sizes = torch.tensor([[48, 64]] * images)
+    return Batch(pixels, sizes, targets, sizes, [f"{i}.jpg" for i in range(images)], list(range(images)))
+
+
+def share(batch: Batch, part: int, parts: int) -> Batch:
+    """The images part, part + parts, … of `batch`."""
+    images, sizes, targets, originals, names, indices = (field[part::parts] for field in batch)
+    return Batch(images, sizes, targets, originals, names, indices)
+
+
+def detector_losses(network: nn.Module, batch: Batch) -> Losses:
+    return network(*to_device(batch, torch.device("cpu")))
+
+
+def fresh_detector(config: DetConfig) -> FasterRCNN:
+    seed_everything(0)
+    return build_faster_rcnn(config, 6)
+
+
+def test_an_accumulated_step_of_the_detector_equals_a_whole_one(recipe: Path) -> None:
+    """In double precision and with fixed proposals, so that no rounding error tips a maximum or a ReLU."""
+    config, batch = unsampled(load_config(recipe)), joint_batch(4)
+    fixed = torch.tensor([[0, 0, 30, 20], [10, 5, 60, 40], [20, 20, 50, 47], [40, 8, 56, 30]], dtype=torch.float32)
+    found = []
+    for parts in (1, 2):
+        model = fresh_detector(config).double()
+        model.propose = lambda logits, *_, **__: [fixed] * len(logits)
+        found.append(gradients_of_step(model, [share(batch, i, parts) for i in range(parts)], detector_losses))
+    whole, accumulated = found
+    for name, gradient in whole.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, f"{name} is not trained"
+        torch.testing.assert_close(accumulated[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+def test_a_long_gradient_is_clipped_and_a_short_one_is_not() -> None:
+    batch = next(toy_batches(0))
+    plain = gradients_of_step(toy_network().eval(), [batch], toy_losses)
+    norm = norm_of(plain)
+    clipped = gradients_of_step(toy_network().eval(), [batch], toy_losses, clip_norm=norm / 4)
+    assert norm_of(clipped) == pytest.approx(norm / 4, rel=1e-4)
+    torch.testing.assert_close(clipped, {name: gradient / 4 for name, gradient in plain.items()})
+    generous = gradients_of_step(toy_network().eval(), [batch], toy_losses, clip_norm=norm * 4)
+    torch.testing.assert_close(generous, plain, rtol=0, atol=0)
+
+
+def diverging(kind: str, after: int) -> Callable[..., ToyLosses]:
+    """Loss terms of which, from the 0-based step `after` on, a value or only its gradient is not finite."""
+    steps = count()
+
+    def losses(network: nn.Module, batch: ToyBatch) -> ToyLosses:
+        terms = toy_losses(network, batch)
+        if next(steps) < after:
+            return terms
+        if kind == "gradient":  # 0, with an infinite slope
+            return terms._replace(fit=terms.fit + (terms.fit - terms.fit).sqrt())
+        return terms._replace(fit=terms.fit * float(kind))
+
+    return losses
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 10.0])
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+def test_a_divergence_names_the_images_and_leaves_the_checkpoint(
+    kind: str, clip_norm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., Any]
+) -> None:
+    network, solver = toy_network(), replace(SOLVER, clip_norm=clip_norm)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    with pytest.raises(UserError, match=r"diverged.* image 0\.0\. .*solver\.lr.*checkpoint is good"):
+        train_step(network, list(zip_parts(1)), diverging(kind, 0), optimizer, scaler, ALONE, clip_norm)
+    torch.testing.assert_close(dict(network.named_parameters()), before, rtol=0, atol=0)
+
+    with pytest.raises(UserError, match=r"diverged.* image 4\.0\."):
+        train_toy(tmp_path / "run", solver, losses=diverging(kind, 4))
+    assert load_state(tmp_path / "run/state.pt")["progress"]["step"] == 4
+    assert [row["step"] for row in read_metrics(tmp_path / "run/metrics.jsonl")][-1] == 4
+
+
+# The end
+
+
+def figures(*values: float) -> Callable[[], dict[str, float]]:
+    """An evaluation that finds these, one after the other."""
+    stream = iter(values)
+    return lambda: {"map": next(stream)}
+
+
+def test_the_best_and_the_last_model_are_kept_apart(tmp_path: Path) -> None:
+    solver = replace(SOLVER, steps=5, eval_every=1)
+    train_toy(tmp_path, solver, evaluate=figures(0.1, 0.3, 0.3, 0.2, 0.1))
+    assert (tmp_path / "model.safetensors").read_text() == "2", "a tie is not better"
+    assert (tmp_path / "last.safetensors").read_text() == "5"
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"step": 2, "map": 0.3}
+
+
+def test_the_best_is_remembered_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    solver = replace(SOLVER, steps=5, eval_every=1, patience=3)
+    interrupt_before(3, monkeypatch)
+    with pytest.raises(CrashError):
+        train_toy(tmp_path, solver, evaluate=figures(0.1, 0.5, 0.2))
+    monkeypatch.undo()
+    train_toy(tmp_path, solver, evaluate=figures(0.3, 0.4), resume=True)
+    assert (tmp_path / "model.safetensors").read_text() == "2"
+    assert load_state(tmp_path / "state.pt")["progress"] == {"step": 5, "best": 0.5, "stale": 3}
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(0, 6), (1, 3), (2, 4), (3, 6)])
+def test_a_training_stops_when_its_patience_is_over(tmp_path: Path, patience: int, steps: int) -> None:
+    solver = replace(SOLVER, steps=6, eval_every=1, patience=patience)
+    train_toy(tmp_path, solver, evaluate=figures(0.1, 0.3, 0.2, 0.2, 0.4, 0.1))
+    assert load_state(tmp_path / "state.pt")["progress"]["step"] == steps
+    assert (tmp_path / "last.safetensors").read_text() == str(steps)
+
+
+def test_an_undefined_figure_does_not_stay_the_best(tmp_path: Path) -> None:
+    solver = replace(SOLVER, steps=3, eval_every=1)
+    train_toy(tmp_path, solver, evaluate=figures(math.nan, 0.0, -1.0))
+    assert (tmp_path / "model.safetensors").read_text() == "2"
+
+
+# What is recorded
+
+
+def test_every_step_has_the_learning_rate_of_the_schedule(tmp_path: Path, logged: Callable[..., list]) -> None:
+    train_toy(tmp_path)
+    rates = [row["lr"] for row in logged(tmp_path) if "lr" in row]
+    assert rates == pytest.approx([lr_at(step, SOLVER) for step in range(7)])
+
+
+def test_evaluations_and_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
+    train_toy(tmp_path, replace(SOLVER, log_every=2, save_every=0))
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [2, 3, 4, 6, 7]
+    assert [row["step"] for row in rows if "map" in row] == [3, 6, 7]
+
+
+def test_speed_waiting_and_time_left_are_those_of_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part takes 2 seconds to fetch and 3 to train on; an evaluation takes 1000."""
+    clock = SimpleNamespace(now=0.0)
+
+    def batches(start: int) -> Iterator[ToyBatch]:
+        for batch in toy_batches(start, 2):
+            clock.now += 2
+            yield batch
+
+    def losses(network: nn.Module, batch: ToyBatch) -> ToyLosses:
+        clock.now += 3
+        return toy_losses(network, batch)
+
+    def evaluate() -> dict[str, float]:
+        clock.now += 1000
+        return {"map": 0.5}
+
+    fake = SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(loop, "time", fake)
+    monkeypatch.setattr(log_module, "time", fake)
+    solver = replace(SOLVER, accumulate=2, log_every=2, steps=6, eval_every=4)
+    train_toy(tmp_path, solver, batches=batches, losses=losses, evaluate=evaluate)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert [row["images_per_second"] for row in rows] == [4 / 10] * 3
+    assert [row["data_wait"] for row in rows] == [0.4] * 3
+    assert [row["seconds_left"] for row in rows[:2]] == [40, 20]
+    assert rows[2]["seconds_left"] == 0
+
+
+# Mixed precision
+
+
+def test_fp16_skips_a_step_whose_scaled_gradient_overflows(tmp_path: Path) -> None:
+    """The scale starts at 65536 and is halved until the gradient fits into 16 bits."""
+    network = toy_network().eval()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    gradients = recorded_gradients(network, optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    runtime = replace(ALONE, dtype=torch.float16)
+    before = [p.clone() for p in network.parameters()]
+    batch = next(toy_batches(0))._replace(y=torch.full((4,), 50.0))
+    for tries in count(1):
+        train_step(network, [batch], toy_losses, optimizer, scaler, runtime, 0.0)
+        assert all(p.isfinite().all() for p in network.parameters())
+        if gradients:
+            break
+        torch.testing.assert_close(list(network.parameters()), before, rtol=0, atol=0)
+        assert scaler.get_scale() == 65536 / 2**tries and tries < 10
+    assert tries > 1, "nothing overflowed"
+    exact = gradients_of_step(toy_network().eval(), [batch], toy_losses)
+    for name, gradient in exact.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=0.05, atol=0.02 * float(gradient.abs().max()))
+
+
+def test_an_fp16_training_resumes_with_its_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_same_training: Callable[[Path, Path], None]
+) -> None:
+    half = replace(ALONE, dtype=torch.float16)
+    train_toy(tmp_path / "whole", runtime=half)
+    interrupt_before(5, monkeypatch)
+    with pytest.raises(CrashError):
+        train_toy(tmp_path / "parts", runtime=half)
+    monkeypatch.undo()
+    train_toy(tmp_path / "parts", runtime=half, resume=True)
+    assert_same_training(tmp_path / "whole", tmp_path / "parts")
+    assert load_state(tmp_path / "parts/state.pt")["scaler"]["scale"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_detector_has_about_the_same_losses_in_16_bits(recipe: Path, dtype: torch.dtype) -> None:
+    config, batch = unsampled(load_config(recipe)), joint_batch(2)
+    terms = {}
+    for number_type in (torch.float32, dtype):
+        with torch.no_grad(), replace(ALONE, dtype=number_type).autocast():
+            terms[number_type] = detector_losses(fresh_detector(config), batch)
+    for name, value, expected in zip(Losses._fields, terms[dtype], terms[torch.float32], strict=True):
+        assert float(value) == pytest.approx(float(expected), rel=0.1, abs=0.01), name
+
+
+def test_the_detector_trains_in_bf16(recipe: Path, cli: Callable[..., Any]) -> None:
+    """In fp16 a backward pass of its convolutions takes most of a minute on a CPU."""
+    steps = ("--solver.steps", 1, "--solver.precision", "bf16", "--solver.batch-size", 1)
+    assert cli("train-det", recipe, *steps)[0] == 0
+    file = load_model(recipe.parent / "runs/tiny/last.safetensors")
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in file.weights.values())
+
+
+# Around the loop
+
+
+def test_fine_tuning_on_other_classes_keeps_all_but_the_last_layers(
+    recipe: Path, finished: Path, cli: Callable[..., Any]
+) -> None:
+    classes = ("--data.classes", "square", "star", "--data.other-classes", "ignore")
+    still = ("--solver.steps", 1, "--solver.lr", 0.0, "--solver.eval-every", 0)
+    status, out, err = cli("train-det", recipe, "--weights", finished, *classes, *still)
+    assert (status, err) == (0, "")
+    assert f"{finished} knows other classes (circle, square, triangle, star, ring, cross)" in out
+    assert "head.classify and head.regress" in out and "start at random" in out
+    old, new = load_model(finished), load_model(recipe.parent / "runs/tiny")
+    assert new.classes == ("square", "star")
+    last = {f"head.{layer}.{kind}" for layer in ("classify", "regress") for kind in ("weight", "bias")}
+    assert {name for name in old.weights if old.weights[name].shape != new.weights[name].shape} == last
+    for name in set(old.weights) - last:
+        torch.testing.assert_close(new.weights[name], old.weights[name], rtol=0, atol=0, msg=name)
+
+
+def test_fine_tuning_on_the_same_classes_keeps_everything(
+    recipe: Path, finished: Path, cli: Callable[..., Any]
+) -> None:
+    still = ("--solver.steps", 1, "--solver.lr", 0.0, "--solver.eval-every", 0)
+    status, out, _ = cli("train-det", recipe, "--weights", finished / "last.safetensors", *still)
+    assert status == 0 and f"all weights from {finished}/last.safetensors" in out.lower()
+    old, new = load_model(finished / "last.safetensors"), load_model(recipe.parent / "runs/tiny")
+    torch.testing.assert_close(new.weights, old.weights, rtol=0, atol=0)
+
+
+def test_the_validation_loss_does_not_depend_on_earlier_randomness(recipe: Path) -> None:
+    config = load_config(recipe)
+    annotations = read_annotations(config.data, "val", config.data.classes)
+    model, found = fresh_detector(config), []
+    for seed in (5, 6):
+        seed_everything(seed)
+        model.train()
+        found.append(mean_losses(model, validation_batches(annotations, config, ALONE), ALONE))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)

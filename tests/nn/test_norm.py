@@ -1,0 +1,93 @@
+"""resdet.nn.norm against torch's batch normalisation."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from resdet.nn.norm import NORMS, FrozenBatchNorm2d, SyncBatchNorm2d, freeze, group_norm
+from resdet.nn.resnet import ResNet
+
+
+def random_batch_norm(channels, kind=nn.BatchNorm2d):
+    norm = kind(channels)
+    nn.init.uniform_(norm.weight, -1, 1)
+    nn.init.normal_(norm.bias)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.1, 2)
+    return norm
+
+
+def test_frozen_equals_batch_norm_in_eval_mode():
+    theirs = random_batch_norm(6).eval()
+    ours = FrozenBatchNorm2d(6)
+    state = theirs.state_dict()
+    del state["num_batches_tracked"]
+    ours.load_state_dict(state)
+    x = torch.randn(3, 6, 4, 5) * 3 + 1
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_frozen_has_no_parameters_and_no_mode():
+    norm = FrozenBatchNorm2d(6)
+    assert list(norm.parameters()) == []
+    assert set(norm.state_dict()) == {"weight", "bias", "running_mean", "running_var"}
+    before = copy.deepcopy(norm.state_dict())
+    x = torch.randn(3, 6, 4, 5, requires_grad=True)
+    assert torch.equal(norm.train()(x), norm.eval()(x))
+    norm.train()(x).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+    torch.testing.assert_close(x.grad, torch.full_like(x, (1 + 1e-5) ** -0.5))
+
+
+def test_frozen_of_nothing():
+    assert FrozenBatchNorm2d(6)(torch.zeros(0, 6, 7, 7)).shape == (0, 6, 7, 7)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sync_batch_on_one_process_equals_batch_norm(training):
+    theirs = random_batch_norm(6).train(training)
+    ours = SyncBatchNorm2d(6).train(training)
+    ours.load_state_dict(theirs.state_dict())
+    for _ in range(3):
+        x = torch.randn(3, 6, 4, 5) * 3 + 1
+        results = []
+        for norm in (theirs, ours):
+            given = x.clone().requires_grad_()
+            y = norm(given)
+            y.square().sum().backward()
+            results.append((y.detach(), given.grad, norm.weight.grad, norm.bias.grad))
+        torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_group_norm_has_32_groups_and_no_batch():
+    norm = group_norm(64)
+    x = torch.randn(2, 64, 4, 5) * 3 + 1
+    y = norm(x)
+    groups = y.reshape(2, 32, -1)  # 2 channels each
+    torch.testing.assert_close(groups.mean(2), torch.zeros(2, 32), rtol=0, atol=1e-5)
+    torch.testing.assert_close(groups.var(2, correction=0), torch.ones(2, 32), rtol=1e-3, atol=0)
+    torch.testing.assert_close(norm(x[:1]), y[:1])
+
+
+def test_the_norms_that_a_recipe_may_name():
+    assert set(NORMS) == {"frozen", "group", "sync_batch"}
+    assert all(norm(64)(torch.randn(2, 64, 3, 3)).shape == (2, 64, 3, 3) for norm in NORMS.values())
+
+
+def test_freeze_stops_the_named_stages_and_no_other():
+    net = ResNet(18, norm=NORMS["sync_batch"])
+    freeze(net.trunk, ("conv1", "conv3_x"))
+    trained = {name.split(".")[0] for name, p in net.trunk.named_parameters() if p.requires_grad}
+    frozen = {name.split(".")[0] for name, p in net.trunk.named_parameters() if not p.requires_grad}
+    assert trained == {"conv2_x", "conv4_x"} and frozen == {"conv1", "conv3_x"}
+    assert all(p.requires_grad for p in net.conv5_x.parameters())
+
+
+@pytest.mark.parametrize("name", ["conv9", "conv2", "conv2_x.0", ""])
+def test_freezing_an_unknown_stage_is_refused(name):
+    trunk = ResNet(18, norm=FrozenBatchNorm2d).trunk
+    with pytest.raises(ValueError, match=rf"Cannot freeze '{name}': the stages are conv1, .*conv4_x\."):
+        freeze(trunk, ("conv1", name))

@@ -1,0 +1,184 @@
+"""Recipes, overrides, and the way of a config through JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resdet.config import DataConfig, DetConfig, SolverConfig, from_dict, load_config, override, to_dict
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
+HEAD = "from resdet.config import *\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    """Text → a recipe file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.py"
+        path.write_text(HEAD + text)
+        return path
+
+    return write
+
+
+def test_there_are_recipes() -> None:
+    assert {"shapes_r18", "voc07_r101"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_survives_json(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert from_dict(DetConfig, json.loads(json.dumps(to_dict(config)))) == config
+    assert config.solver.batch_size % config.solver.accumulate == 0
+    assert config.model.norm != "frozen" or config.weights, "frozen statistics must come from somewhere"
+    assert len(set(config.data.classes)) == len(config.data.classes)
+
+
+def test_a_name_is_kept_and_may_be_overridden(recipe: Callable[[str], Path]) -> None:
+    path = recipe("config = DetConfig(name='other')")
+    assert load_config(path).name == "other"
+    assert load_config(path, ["--name", "third"]).name == "third"
+
+
+# Overrides
+
+
+def test_overrides_change_what_they_name_and_nothing_else(recipe: Callable[[str], Path]) -> None:
+    path = recipe("config = DetConfig(solver=SolverConfig(steps=7), data=DataConfig(root='here'))")
+    arguments = ["--solver.lr", "2e-3", "--data.short-sides", "480", "600", "--model.freeze", "--seed", "5"]
+    config = load_config(path, arguments)
+    plain = load_config(path)
+    assert config == dataclasses.replace(
+        plain,
+        seed=5,
+        solver=dataclasses.replace(plain.solver, lr=2e-3),
+        data=dataclasses.replace(plain.data, short_sides=(480, 600)),
+        model=dataclasses.replace(plain.model, freeze=()),
+    )
+    assert config.solver.steps == 7 and config.data.root == "here"
+
+
+@pytest.mark.parametrize(
+    "arguments, group, name, value",
+    [
+        (["--data.short_sides", "480"], "data", "short_sides", (480,)),
+        (["--data.classes"], "data", "classes", ()),
+        (["--data.classes", "a cat", "dog"], "data", "classes", ("a cat", "dog")),
+        (["--data.no-group-by-aspect"], "data", "group_by_aspect", False),
+        (["--data.difficult"], "data", "difficult", True),
+        (["--data.other-classes", "ignore"], "data", "other_classes", "ignore"),
+        (["--model.depth", "50"], "model", "depth", 50),
+        (["--roi.background-iou", "0.1", "0.5"], "roi", "background_iou", (0.1, 0.5)),
+        (["--model.anchor-scales", "64", "12.5"], "model", "anchor_scales", (64, 12.5)),
+        (["--solver.precision=bf16"], "solver", "precision", "bf16"),
+        (["--test.metric", "map"], "test", "metric", "map"),
+    ],
+)
+def test_an_override_of_each_kind(arguments: list[str], group: str, name: str, value: object) -> None:
+    assert getattr(getattr(override(DetConfig(), arguments), group), name) == value
+
+
+def flat(text: str) -> str:
+    """What stands in a frame on a terminal, without the frame."""
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--solver.lrr", "1"], ["--solver.lrr", "--solver.lr"]),
+        (["--solver.step", "1"], ["--solver.step", "--solver.steps"]),
+        (["--lr", "1"], ["--lr", "--solver.lr"]),
+        (["--solver.lr", "fast"], ["--solver.lr", "'fast'"]),
+        (["--model.depth", "19"], ["--model.depth", "'19'", "'18'"]),
+        (["--roi.background-iou", "0.1"], ["--roi.background-iou"]),
+        (["something"], ["something"]),
+    ],
+)
+def test_a_wrong_override_ends_the_program_with_a_suggestion(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_config(RECIPES[0], arguments)
+    assert caught.value.code == 2
+    said = flat(capsys.readouterr().err)
+    assert all(word in said for word in words), said
+    assert "Traceback" not in said
+
+
+# Recipes that are none
+
+
+def test_a_missing_recipe_lists_those_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with refuses("configs/nope.py", "none"):
+        load_config("configs/nope.py")
+    (tmp_path / "configs").mkdir()
+    for name in ("b.py", "a.py", "notes.txt"):
+        (tmp_path / "configs" / name).write_text("")
+    with refuses("configs/nope.py", "configs/a.py, configs/b.py."):
+        load_config("configs/nope.py")
+    with refuses("configs"):
+        load_config("configs")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", ["`config = DetConfig(...)`"]),
+        ("config = DataConfig()", ["`config = DetConfig(...)`"]),
+        ("config = DetConfig", ["`config = DetConfig(...)`"]),
+        ("config = DetConfig(wieghts='a')", ["DetConfig has no setting 'wieghts'", "'weights'?"]),
+        ("config = DetConfig(data=DataConfig(rooot='a'))", ["DataConfig has no setting 'rooot'", "'root'?"]),
+        ("config = DetConfig(xyzzy=1)", ["DetConfig has no setting 'xyzzy'"]),
+        ("config = DetConf()", ["NameError", "'DetConf'"]),
+        ("config = (", ["SyntaxError", "line 2"]),
+        ("import no_such_module", ["ModuleNotFoundError", "'no_such_module'"]),
+        ("raise ValueError('first. Second\\nthird')", ["ValueError: first"]),
+        ("open('no such file')", ["No such file"]),
+        ("\0", ["SyntaxError"]),
+    ],
+)
+def test_a_broken_recipe_is_named_with_its_fault(
+    recipe: Callable[[str], Path], text: str, words: list[str], refuses: Callable[..., object]
+) -> None:
+    path = recipe(text)
+    with refuses(path, *words):
+        load_config(path)
+
+
+def test_a_recipe_that_is_no_text(tmp_path: Path, refuses: Callable[..., object]) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\xff\xfe\x80\x81")
+    with refuses(path):
+        load_config(path)
+
+
+# Dictionaries
+
+
+def test_from_dict_refuses_what_it_does_not_know(refuses: Callable[..., object]) -> None:
+    with refuses("DetConfig", "'colour'"):
+        from_dict(DetConfig, to_dict(DetConfig()) | {"colour": 1})
+    with refuses("SolverConfig", "'colour'"):
+        from_dict(DetConfig, {"solver": {"colour": 1}})
+
+
+def test_from_dict_fills_in_defaults_and_makes_tuples() -> None:
+    config = from_dict(DetConfig, {"solver": {"milestones": [1, 2]}, "data": {"classes": []}})
+    assert config == DetConfig(solver=SolverConfig(milestones=(1, 2)), data=DataConfig(classes=()))
+    assert hash(config) == hash(DetConfig(solver=SolverConfig(milestones=(1, 2)), data=DataConfig(classes=())))
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DetConfig().seed = 1  # type: ignore[misc]

@@ -1,0 +1,224 @@
+"""resdet.ops against literal loops, numeric gradients, and the GPU against the CPU."""
+
+import pytest
+import torch
+from reference import iou_literal, nms_literal, roi_align_literal, roi_pool_literal
+
+from resdet import ops
+
+SCALE = 1 / 16
+
+# In pixels; the map below is 9 × 11 cells of 16 pixels, an image of 144 × 176.
+ROIS = {
+    "a whole image": [0.0, 0, 176, 144],
+    "within": [20.3, 17.9, 130.2, 99.1],
+    "one cell": [33.0, 33, 34, 34],
+    "ties: corners at x.5 cells": [8.0, 24, 72, 104],
+    "ties that rounding to even takes elsewhere": [40.0, 40, 136, 72],
+    "no width": [50.0, 10, 50, 90],
+    "no area": [64.0, 64, 64, 64],
+    "over the left and upper border": [-40.0, -24, 60, 50],
+    "over the right and lower border": [120.0, 100, 230, 190],
+    "beyond the border": [300.0, 300, 400, 400],
+    "left of the image": [-200.0, -100, -120, -60],
+    "narrow": [3.0, 70, 170, 75],
+}
+
+
+@pytest.fixture
+def features():
+    # Negative numbers too: an empty bin gives 0 and must not be mistaken for a maximum.
+    return torch.randn(3, 2, 9, 11) - 0.5
+
+
+def regions():
+    rois = list(ROIS.values())
+    return rois, [i % 3 for i in range(len(rois))]
+
+
+def pooled(op, features, rois, image_index, *args):
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return op(features, torch.tensor(rois, dtype=dtype).reshape(-1, 4), torch.tensor(image_index).long(), *args)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_roi_pool_equals_the_literal_loop(features, size):
+    rois, image_index = regions()
+    expected = roi_pool_literal(features, rois, image_index, size, SCALE)
+    assert torch.equal(pooled(ops.roi_pool, features, rois, image_index, size, SCALE), expected)
+    assert (expected == 0).any()
+
+
+def test_roi_pool_rounds_half_a_cell_away_from_zero():
+    row = torch.arange(8.0)[None, None, None, :]  # each cell holds its own number
+
+    def last_cell(x):
+        return pooled(ops.roi_pool, row, [[0, 0, x, 0]], [0], 1, SCALE).item()
+
+    # 0.5 → 1, 1.5 → 2, 2.5 → 3, 3.5 → 4; rounding to even would give 0, 2, 2, 4
+    assert [last_cell(16 * cells) for cells in (0.5, 1.5, 2.5, 3.5)] == [1, 2, 3, 4]
+    assert [last_cell(16 * cells - 0.1) for cells in (0.5, 1.5, 2.5, 3.5)] == [0, 1, 2, 3]
+    # A box clipped to a side of 600 pixels ends at 37.5 cells.
+    row = torch.arange(40.0)[None, None, None, :]
+    assert last_cell(600.0) == 38
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
+def test_roi_align_equals_the_literal_loop(features, sampling_ratio, aligned):
+    rois, image_index = regions()
+    expected = roi_align_literal(features, rois, image_index, 3, SCALE, sampling_ratio, aligned)
+    result = pooled(ops.roi_align, features, rois, image_index, 3, SCALE, sampling_ratio, aligned)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_roi_align_of_a_plane_that_rises_evenly_reads_the_bins_centres():
+    y, x = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
+    plane = (3 * y + x)[None, None]
+    result = pooled(ops.roi_align, plane, [[64.0, 80, 192, 208]], [0], 4, SCALE)
+    # Cells 4 to 12 and 5 to 13 in four bins of two cells; a cell's centre lies at its number plus ½.
+    centres = torch.arange(4) * 2 + 1 - 0.5
+    torch.testing.assert_close(result[0, 0], 3 * (5 + centres)[:, None] + 4 + centres)
+
+
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_no_region(features, op):
+    features.requires_grad_()
+    result = pooled(op, features, [], [], 7, SCALE)
+    assert result.shape == (0, 2, 7, 7)
+    result.sum().backward()
+    assert torch.equal(features.grad, torch.zeros_like(features))
+
+
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_keep_the_precision_of_the_boxes(op, dtype):
+    # At pixel 616 bfloat16 knows multiples of 4 only; the corners below would move by a cell.
+    features = (torch.arange(50.0) % 7)[None, None, None, :].expand(1, 2, 3, 50)
+    rois = [[601.3, 1, 633.7, 40], [617.9, 1, 663.9, 40], [615.9, 1, 663.9, 40]]
+    expected = pooled(op, features, rois, [0, 0, 0], 2, SCALE)
+    result = pooled(op, features.to(dtype), rois, [0, 0, 0], 2, SCALE)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.float(), expected, rtol=2e-2, atol=0)
+    rounded = torch.tensor(rois).bfloat16().tolist()
+    assert not torch.allclose(pooled(op, features, rounded, [0, 0, 0], 2, SCALE), expected, rtol=2e-2)
+
+
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_a_float64_map_is_pooled_in_float64(features, op):
+    features = features.double() + torch.rand(features.shape).double() * 1e-9  # what float32 would lose
+    rois, image_index = regions()
+    literal = roi_pool_literal if op is ops.roi_pool else roi_align_literal
+    settings = () if op is ops.roi_pool else (2, True)
+    expected = literal(features, rois, image_index, 2, SCALE, *settings)
+    result = pooled(op, features, rois, image_index, 2, SCALE, *settings)
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_gradients_equal_numeric_ones(op):
+    features = torch.randperm(2 * 2 * 4 * 5).double().reshape(2, 2, 4, 5).requires_grad_()  # no ties
+    rois = [[3.0, 5, 70, 60], [8, 8, 40, 24], [-30, 20, 30, 90], [16, 16, 16, 16], [500, 500, 600, 600]]
+    assert torch.autograd.gradcheck(lambda x: pooled(op, x, rois, [0, 1, 1, 0, 1], 3, SCALE), features)
+
+
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_memory_format_does_not_matter(features, op):
+    rois, image_index = regions()
+    last = features.to(memory_format=torch.channels_last)
+    expected = pooled(op, features, rois, image_index, 3, SCALE)
+    assert torch.equal(pooled(op, last, rois, image_index, 3, SCALE), expected)
+
+
+# ------------------------------------------------------------ non-maximum suppression
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
+def test_nms_equals_the_greedy_loop(random_boxes, threshold):
+    boxes = random_boxes(120)
+    scores = torch.randint(0, 30, (120,)) / 30  # with ties: the first box wins
+    expected = nms_literal(boxes.tolist(), scores.tolist(), threshold)
+    assert ops.nms(boxes, scores, threshold).tolist() == expected
+    assert len(expected) < 120 or threshold == 1.0
+
+
+def test_nms_keeps_a_box_whose_overlap_is_the_threshold():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])  # IoU ½
+    assert ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0, 1]
+    assert ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.49).tolist() == [0]
+
+
+def test_nms_of_equal_boxes_keeps_the_first_of_the_best():
+    boxes = torch.tensor([[1.0, 2, 30, 40]] * 5)
+    assert ops.nms(boxes, torch.full((5,), 0.5), 0.5).tolist() == [0]
+    assert ops.nms(boxes, torch.tensor([0.1, 0.5, 0.9, 0.9, 0.2]), 0.5).tolist() == [2]
+
+
+def test_nms_of_nothing():
+    empty = torch.zeros(0, 4)
+    assert ops.nms(empty, torch.zeros(0), 0.5).tolist() == []
+    kept = ops.batched_nms(empty, torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5)
+    assert kept.tolist() == [] and kept.dtype == torch.int64
+
+
+@pytest.mark.parametrize("count, classes, shift", [(150, 4, 0), (150, 4, -60), (150, 80, 2000), (1100, 3, -60)])
+def test_batched_nms_is_nms_within_each_class(random_boxes, count, classes, shift):
+    """With negative coordinates and with over 4000 numbers, where torchvision's kernel takes another way."""
+    boxes, labels = random_boxes(count) + shift, torch.randint(0, classes, (count,))
+    scores = torch.randperm(count) / count
+    expected = []
+    for label in range(classes):
+        own = (labels == label).nonzero()[:, 0]
+        expected += own[ops.nms(boxes[own], scores[own], 0.3)].tolist()
+    expected.sort(key=lambda i: -scores[i])
+    assert ops.batched_nms(boxes, scores, labels, 0.3).tolist() == expected
+
+
+def test_batched_nms_never_mixes_classes():
+    boxes = torch.tensor([[5.0, 5, 50, 50]] * 3)
+    scores = torch.tensor([0.2, 0.9, 0.5])
+    assert ops.batched_nms(boxes, scores, torch.tensor([0, 1, 2]), 0.1).tolist() == [1, 2, 0]
+    # Moved apart by a class, these two would meet if coordinates below zero were not taken care of.
+    apart = torch.tensor([[0.0, 0, 100, 100], [-101, -101, -1, -1]])
+    assert ops.batched_nms(apart, scores[1:], torch.tensor([0, 1]), 0.1).tolist() == [0, 1]
+
+
+# ------------------------------------------------------------ GPU
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_pooling_on_the_gpu_equals_the_cpu(features, op):
+    rois, image_index = regions()
+    rois, image_index = torch.tensor(rois), torch.tensor(image_index)
+    results, gradients = [], []
+    for device in ("cpu", "cuda"):
+        x = features.detach().to(device).requires_grad_()
+        y = op(x, rois.to(device), image_index.to(device), 7, SCALE)
+        (y * torch.arange(y.numel(), device=device).reshape(y.shape)).sum().backward()
+        results.append(y.detach().cpu())
+        gradients.append(x.grad.cpu())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-2)
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_nms_on_the_gpu_equals_the_cpu(random_boxes):
+    boxes, labels, scores = random_boxes(500), torch.randint(0, 5, (500,)), torch.randperm(500) / 500
+    on_cpu = ops.nms(boxes, scores, 0.5)
+    assert torch.equal(ops.nms(boxes.cuda(), scores.cuda(), 0.5).cpu(), on_cpu)
+    on_cpu = ops.batched_nms(boxes, scores, labels, 0.5)
+    assert torch.equal(ops.batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.5).cpu(), on_cpu)
+
+
+def test_the_loops_agree_with_each_other():
+    """Two boxes of IoU ⅓, so that the twins themselves are held to a number worked out by hand."""
+    a, b = [0, 0, 10, 10], [5, 0, 15, 10]
+    assert iou_literal(a, b) == pytest.approx(1 / 3)
+    assert nms_literal([a, b], [0.5, 0.9], 0.33) == [1]
+    assert nms_literal([a, b], [0.5, 0.9], 0.34) == [1, 0]
