@@ -8,9 +8,16 @@ INSTALLED := .venv/.installed
 
 .PHONY: demo test check clean
 
-demo: $(INSTALLED)
-	$(BIN)/python tools/train_det.py configs/shapes_r18.py
+demo: runs/shapes_r18/curves.png
 	$(BIN)/python tools/eval_det.py configs/shapes_r18.py --weights runs/shapes_r18
+	$(BIN)/python tools/detect.py datasets/shapes/JPEGImages/val_0000*.jpg --weights runs/shapes_r18 \
+		--output runs/shapes_r18/pictures
+
+runs/shapes_r18/curves.png: $(INSTALLED)
+	$(BIN)/python -m resdet.data.shapes datasets/shapes
+	if test -f runs/shapes_r18/state.pt; \
+		then $(BIN)/python tools/train_det.py --resume runs/shapes_r18; \
+		else rm -rf runs/shapes_r18; $(BIN)/python tools/train_det.py configs/shapes_r18.py; fi
 
 test: check
 	$(BIN)/python -m pytest -n 2

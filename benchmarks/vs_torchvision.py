@@ -125,7 +125,7 @@ def main() -> None:
     theirs = Torchvision(config, len(training.classes))
     theirs.copy_trunk_from(ours)
     networks: dict[str, nn.Module] = {"resdet": ours, "torchvision": theirs}
-    optimizers: dict[str, torch.optim.SGD] = {}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
     curves: list[dict] = []

@@ -12,6 +12,7 @@ config = DetConfig(
         short_sides=(240,),
         test_short_side=240,
         max_side=320,
+        workers=0,  # small images: on two cores a worker takes more from the training than it gives
         source="python -m resdet.data.shapes datasets/shapes",
     ),
     model=ModelConfig(
@@ -20,20 +21,22 @@ config = DetConfig(
         freeze=(),
         anchor_scales=(32, 64, 128),
         rpn_channels=256,
-        conv5_stride=2,  # pooled 7×7 becomes 4×4: a third of the head's work
+        pooling="align",  # objects of a few cells: rounding their corners would lose too much
+        pool_size=4,  # a third of the head's work on 7×7
     ),
-    rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
-    roi=RoIConfig(batch=64),
+    rpn=RPNConfig(cross_boundary=True, before_nms=600, after_nms=200),
+    roi=RoIConfig(batch=32, foreground_fraction=0.5),
     solver=SolverConfig(
-        lr=0.02,
-        steps=800,
-        milestones=(600, 740),
+        optimizer="adamw",
+        lr=1e-3,
+        steps=500,
+        milestones=(360, 460),
         warmup_steps=50,
-        batch_size=8,
-        weight_decay=1e-4,
+        batch_size=4,
+        weight_decay=0.05,
         clip_norm=10,
-        eval_every=400,
-        save_every=100,
+        eval_every=250,
+        save_every=50,
     ),
-    test=TestConfig(before_nms=1000, after_nms=100, batch_size=4),
+    test=TestConfig(before_nms=600, after_nms=100, batch_size=4),
 )

@@ -43,7 +43,13 @@ config = DetConfig(
         workers=0,
     ),
     model=ModelConfig(
-        depth=18, norm="group", freeze=(), anchor_scales=(32, 64, 128), rpn_channels=16, conv5_stride=2
+        depth=18,
+        norm="group",
+        freeze=(),
+        anchor_scales=(32, 64, 128),
+        rpn_channels=16,
+        pool_size=4,
+        conv5_stride=2,
     ),
     rpn=RPNConfig(batch=32, cross_boundary=True, before_nms=100, after_nms=30),
     roi=RoIConfig(batch=8),
@@ -58,7 +64,7 @@ config = DetConfig(
         save_every=1,
         log_every=1,
     ),
-    test=TestConfig(before_nms=100, after_nms=10),
+    test=TestConfig(before_nms=100, after_nms=10, min_score=0.0),
 )
 """
 

@@ -143,6 +143,7 @@ def test_a_missing_recipe_lists_those_there(
         ("config = DetConf()", ["NameError", "'DetConf'"]),
         ("config = (", ["SyntaxError", "line 2"]),
         ("import no_such_module", ["ModuleNotFoundError", "'no_such_module'"]),
+        ("raise ValueError('first\\nsecond')", ["ValueError: first."]),
         ("raise ValueError('first. Second\\nthird')", ["ValueError: first"]),
         ("open('no such file')", ["No such file"]),
         ("\0", ["SyntaxError"]),

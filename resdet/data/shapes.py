@@ -21,13 +21,14 @@ import numpy as np
 from resdet.errors import UserError
 
 CLASSES: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
-SPLITS: Mapping[str, int] = {"train": 800, "val": 200}
+SPLITS: Mapping[str, int] = {"train": 800, "val": 150}
 
-VERSION = 2  # raise it with every change that moves a pixel, so that rendered sets are renewed
+VERSION = 1  # raise it with every change that moves a pixel, so that rendered sets are renewed
 SIZES = ((240, 320), (320, 240), (256, 256), (208, 304), (288, 224))  # H, W
-SCALES = (13, 26, 48, 96, 140)  # long side of a box, ± 15 %, pixels
-SCALE_WEIGHTS = (0.04, 0.16, 0.4, 0.3, 0.1)
-HUE_SPREAD = 12  # standard deviation of a class's hues, where the classes lie 30 apart
+SCALES = (13, 30, 50, 84, 130)  # long side of a box, ± 15 %, pixels
+SCALE_WEIGHTS = (0.03, 0.14, 0.41, 0.3, 0.12)
+HUE_SPREAD = 9  # standard deviation of a class's hues, where the classes lie 30 apart
+MOST = 8  # shapes in an image
 EMPTY = 0.05  # of the images show no object
 SMALL, FAINT = 16, 40  # shapes of a shorter long side (pixels), or of less contrast (0..441), are difficult
 MIN_INSIDE, MAX_COVERED = 0.4, 0.6  # as are those with less in the image, or with more under later shapes
@@ -139,8 +140,8 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _count(owner: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """(6,): how many pixels, of those in `mask`, show each of the at most 6 shapes."""
-    histogram = cv2.calcHist([owner], [0], mask if mask is None else mask.view(np.uint8), [7], [0, 7])
+    """(MOST,): how many pixels, of those in `mask`, show each shape."""
+    histogram = cv2.calcHist([owner], [0], mask if mask is None else mask.view(np.uint8), [MOST + 1], [0, MOST + 1])
     return histogram.ravel()[1:]
 
 
@@ -152,7 +153,7 @@ def _place(rng: np.random.Generator, name: str, owner: np.ndarray) -> tuple[np.n
     """
     outlines, size = _pose(rng, name), np.array(owner.shape[::-1])
     inset = np.minimum(np.ptp(outlines[0], axis=0) / 2 + 2, size / 2) if rng.random() < 0.8 else np.zeros(2)
-    most = 0.8 if rng.random() < 0.1 else 0.25
+    most = 0.8 if rng.random() < 0.07 else 0.1
     allowed = most * _count(owner)
     for _ in range(20):
         mask, area = _fill(outlines, rng.uniform(inset, size - inset), *owner.shape)
@@ -199,7 +200,7 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
     image, owner = _background(rng, height, width), np.zeros((height, width), np.uint8)
     _draw_distractors(rng, image)
     drawn: list[tuple[str, np.ndarray, int, float]] = []  # name, mask, area without borders, contrast
-    for name in [] if rng.random() < EMPTY else rng.choice(CLASSES, rng.integers(1, 7)).tolist():
+    for name in [] if rng.random() < EMPTY else rng.choice(CLASSES, rng.integers(1, MOST + 1)).tolist():
         if place := _place(rng, name, owner):
             mask, area = place
             x1, y1, x2, y2 = _box(mask)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent: which parameters decay, and the learning rate as a function of the step."""
+"""The optimizer: which parameters decay, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def lr_at(step: int, solver: SolverConfig) -> float:
     return lr
 
 
-def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.SGD:
-    """SGD over what is trained; normalisations and biases, which have one dimension, do not decay by default."""
+def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.Optimizer:
+    """The optimizer of what is trained; normalisations and biases, which have one dimension, do not decay by default."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if solver.decay_all or parameter.ndim > 1]
     exempt = [parameter for parameter in trained if not (solver.decay_all or parameter.ndim > 1)]
@@ -24,4 +24,7 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.SGD:
         {"params": decayed, "weight_decay": solver.weight_decay},
         {"params": exempt, "weight_decay": 0.0},
     ]
-    return optim.SGD([group for group in groups if group["params"]], lr=solver.lr, momentum=solver.momentum)
+    groups = [group for group in groups if group["params"]]
+    if solver.optimizer == "adamw":
+        return optim.AdamW(groups, lr=solver.lr)
+    return optim.SGD(groups, lr=solver.lr, momentum=solver.momentum)

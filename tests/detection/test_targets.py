@@ -98,6 +98,16 @@ def test_labels_equal_the_literal_loop(random_boxes, anchors, cross_boundary):
     assert len(kept) < len(anchors) or cross_boundary
 
 
+def test_the_best_of_the_inner_anchors_is_an_object_though_an_outer_one_is_better():
+    # IoU with the box: 0.56 for the outer anchor, 0.34 and 0 for the inner ones
+    anchors = torch.tensor([[-10.0, -10, 30, 30], [8, 8, 40, 40], [60, 40, 92, 72]])
+    target = targets_of([[0, 0, 30, 30]])
+    result = label_anchors(anchors, target, HEIGHT, WIDTH, batch=9, **RPN | {"cross_boundary": False})
+    assert result.positive.tolist() == [1] and result.negative.tolist() == [2]
+    every = label_anchors(anchors, target, HEIGHT, WIDTH, batch=9, **RPN)
+    assert every.positive.tolist() == [0] and every.negative.tolist() == [2]
+
+
 def test_an_anchor_that_touches_the_border_is_inside():
     anchors = torch.tensor(
         [[0.0, 0, WIDTH, HEIGHT], [0, 0, WIDTH + 0.5, HEIGHT], [-0.5, 0, 50, 50], [0, 0, 50, 97]]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
@@ -14,8 +13,18 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.run
+from test_loop import (
+    ALONE,
+    assert_same_gradients,
+    detector_losses,
+    fresh_detector,
+    joint_batch,
+    share,
+    step_of,
+    unsampled_detector,
+)
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from resdet.cli.eval_det import score
 from resdet.config import DetConfig, load_config
@@ -23,76 +32,23 @@ from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
 from resdet.data.loader import DetectionDataset, Draw
 from resdet.data.transforms import TestTransform as ResizeOnly
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
 from resdet.engine.checkpoint import load_model
-from resdet.engine.loop import train_step
-from resdet.engine.runtime import Runtime, seed_everything
-from resdet.evaluation.predict import mean_losses, to_device
+from resdet.engine.runtime import Runtime
+from resdet.evaluation.predict import mean_losses
 from resdet.inference.detector import restore
 from resdet.nn.norm import SyncBatchNorm2d
-from resdet.types import Batch, Detections, Losses, Target
+from resdet.types import Batch, Detections
 
 WORLD = 2
-ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
 # What each of the two processes computes, and the test's own process alone
 
 
-def unsampled(config: DetConfig, norm: str) -> DetConfig:
-    """Mini-batches larger than what there is to draw from, so that nothing is random."""
-    return replace(
-        config,
-        model=replace(config.model, norm=norm),
-        rpn=replace(config.rpn, batch=4096, foreground_fraction=1.0),
-        roi=replace(config.roi, batch=128, foreground_fraction=0.5),
-    )
-
-
-def joint_batch() -> Batch:
-    """Four images of one size with three objects each."""
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (4, 3, 48, 64), generator=generator, dtype=torch.uint8)
-    corners = torch.rand(4, 3, 2, generator=generator) * 22
-    boxes = torch.cat([corners, corners + 8 + torch.rand(4, 3, 2, generator=generator) * 24], dim=2)
-    labels = torch.randint(0, 6, (4, 3), generator=generator)
-    targets = [Target(b, c, torch.zeros(3, dtype=torch.bool)) for b, c in zip(boxes, labels, strict=True)]
-    sizes = torch.tensor([[48, 64]] * 4)
-    return Batch(pixels, sizes, targets, sizes, [f"{i}.jpg" for i in range(4)], list(range(4)))
-
-
-def share(batch: Batch, part: int, parts: int) -> Batch:
-    """The images part, part + parts, … of `batch`."""
-    images, sizes, targets, originals, names, indices = (field[part::parts] for field in batch)
-    return Batch(images, sizes, targets, originals, names, indices)
-
-
-def losses_of(network: nn.Module, batch: Batch) -> Losses:
-    return network(*to_device(batch, torch.device("cpu")))
-
-
-def detector_gradients(config: DetConfig, runtime: Runtime, parts: Sequence[Batch]) -> dict[str, Tensor]:
-    """Gradients of one training step of a fresh detector, by parameter.
-
-    In double precision and with fixed proposals: in float32 a rounding error now and then tips a maximum, a ReLU
-    or the cells of a proposal, which is no error of the distribution but hides one.
-    """
-    seed_everything(0)
-    model = build_faster_rcnn(config, 6).double()
-    steps = torch.arange(0, 36, 12)
-    x, y = (corner.flatten() for corner in torch.meshgrid(steps, steps, indexing="ij"))
-    fixed = torch.stack([x, y, x + 28, y + 21], dim=1).float()  # (9, 4)
-    model.propose = lambda logits, *_, **__: [fixed] * len(logits)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    gradients: dict[str, Tensor] = {}
-    optimizer.register_step_pre_hook(
-        lambda *_: gradients.update({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
-    )
-    network = DistributedDataParallel(model) if runtime.world > 1 else model
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    train_step(network, parts, losses_of, optimizer, scaler, runtime, 0.0)
-    return gradients
+def gradients(config: DetConfig, norm: str, runtime: Runtime, parts: Sequence[Batch]) -> dict[str, Tensor]:
+    """Of one training step of a fresh detector, by parameter."""
+    return step_of(unsampled_detector(config, norm), parts, detector_losses, runtime=runtime).gradients
 
 
 def norm_inputs() -> tuple[Tensor, Tensor]:
@@ -140,9 +96,7 @@ def evaluation(config: DetConfig, runtime: Runtime) -> dict[str, Any]:
     annotations = read_annotations(config.data, "val", config.data.classes)
     oracle = Oracle(annotations, config.data.test_short_side, config.data.max_side)
     result, detections = score(oracle, annotations, config, runtime)  # type: ignore[arg-type]
-    seed_everything(0)
-    model: FasterRCNN = build_faster_rcnn(config, 6)
-    losses = mean_losses(model, validation_batches(annotations, config, runtime), runtime)
+    losses = mean_losses(fresh_detector(config), validation_batches(annotations, config, runtime), runtime)
     return {
         "ap": torch.tensor(result.ap),
         "detections": [tuple(found) for found in detections],
@@ -159,11 +113,8 @@ def work(rank: int, folder: str, recipe: str) -> None:
     x, weights = norm_inputs()
     slices = (slice(0, 3), slice(3, 5))[rank]  # three images here, two there
     results = {
-        "group": detector_gradients(unsampled(config, "group"), runtime, [own]),
-        # accumulated in two parts
-        "frozen": detector_gradients(
-            unsampled(config, "frozen"), runtime, [share(own, part, 2) for part in range(2)]
-        ),
+        "group": gradients(config, "group", runtime, [own]),
+        "frozen": gradients(config, "frozen", runtime, [share(own, part, 2) for part in range(2)]),
         "norm": normalise(SyncBatchNorm2d(6), x[slices], weights[slices]),
         "evaluation": evaluation(config, runtime),
         "gathered": runtime.gather(rank * 10),
@@ -198,14 +149,10 @@ def of_two(
 def test_the_gradient_of_two_processes_is_that_of_the_joint_batch(
     norm: str, of_two: list[dict[str, Any]], tiny: Path
 ) -> None:
-    alone = detector_gradients(unsampled(load_config(tiny), norm), ALONE, [joint_batch()])
+    """With frozen normalisation each process also cuts its share in two parts."""
     first, second = (results[norm] for results in of_two)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    assert first.keys() == alone.keys()
-    for name, gradient in alone.items():
-        scale = float(gradient.abs().max())
-        assert scale > 0, f"{name} is not trained"
-        torch.testing.assert_close(first[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+    assert_same_gradients(first, gradients(load_config(tiny), norm, ALONE, [joint_batch()]))
 
 
 def test_sync_batch_norm_is_batch_norm_on_the_joint_batch(of_two: list[dict[str, Any]]) -> None:
@@ -243,40 +190,41 @@ def test_every_process_hears_of_the_others(of_two: list[dict[str, Any]]) -> None
 # torchrun
 
 
-def start_torchrun(
-    environment: dict[str, str], folder: Path, options: Sequence[str], arguments: Sequence[str]
-) -> subprocess.Popen[str]:
-    """``torchrun OPTIONS tools/train_det.py ARGUMENTS``, started in `folder`."""
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(TOOLS / "train_det.py"), *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def run_torchrun(options: Sequence[str], arguments: Sequence[str]) -> None:
+    """``torchrun OPTIONS tools/train_det.py ARGUMENTS``: its entry point, in a process that has torch already."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.distributed.run.main([*options, str(TOOLS / "train_det.py"), *arguments])
 
 
 def test_torchrun_trains_on_one_machine_and_on_two(
     recipe: Path,
     free_port: int,
-    tools_environment: dict[str, str],
+    forkserver: ForkServerContext,
     assert_same_training: Callable[[Path, Path], None],
 ) -> None:
     """Two agents with a process each stand for two machines. Both trainings leave one run folder, and agree."""
-    settings = ("--solver.steps", "2", "--model.norm", "sync_batch", "--solver.batch-size", "4")
-    settings += ("--solver.accumulate", "2", "--solver.eval-every", "0")
-    meeting = (f"--rdzv-endpoint=localhost:{free_port}", "--rdzv-backend=c10d", "--rdzv-id=test")
+    settings = (str(recipe), "--solver.steps", "2", "--solver.batch-size", "4", "--solver.accumulate", "2")
+    settings += ("--model.norm", "sync_batch", "--solver.eval-every", "0")
+    meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port}", "--rdzv-id=test")
     agents = {
         "one": [("--standalone", "--nproc-per-node=2")],
         "two": [("--nnodes=2", "--nproc-per-node=1", *meeting)] * 2,
     }
     runs = recipe.parent / "runs"
     for name, options in agents.items():
+        logs = recipe.parent / f"logs of {name}"
+        talk = ("--redirects=3", f"--log-dir={logs}")
         processes = [
-            start_torchrun(tools_environment, recipe.parent, option, (str(recipe), "--name", name, *settings))
+            forkserver.Process(target=run_torchrun, args=((*option, *talk), (*settings, "--name", name)))
             for option in options
         ]
-        outputs = [process.communicate(timeout=200) for process in processes]
-        assert [process.returncode for process in processes] == [0] * len(options), outputs
-        printed = "".join(out for out, _ in outputs)
-        assert printed.count("All weights start at random.") == 1, "each process talks"
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(100)
+        printed = {path: path.read_text() for path in logs.rglob("std*.log")}
+        assert [process.exitcode for process in processes] == [0] * len(options), printed
+        assert "".join(printed.values()).count("All weights start at random.") == 1, "each process talks"
         assert len(list((runs / name / "tensorboard").iterdir())) == 1, "each process writes"
     assert sorted(path.name for path in runs.iterdir()) == ["one", "two"]
     assert_same_training(runs / "one", runs / "two")

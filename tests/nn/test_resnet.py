@@ -109,7 +109,7 @@ def test_every_norm_makes_a_trainable_network(norm):
 
 def test_fresh_convolutions_keep_the_variance():
     net = ResNet(18, norm=FrozenBatchNorm2d)
-    weight = net.trunk.conv3_x[0].conv2.weight  # 128 channels out, 3×3
+    weight = net.trunk.conv3_x[0].conv1.weight  # 64 channels in, 128 out, 3×3
     assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)  # He et al. 2015b
 
 

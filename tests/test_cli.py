@@ -1,0 +1,269 @@
+"""The commands: the examples in their manuals, what they write, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from resdet.cli import COMMANDS, detect, train_det
+from resdet.config import load_config, to_dict
+from resdet.data.shapes import CLASSES
+
+REPOSITORY = Path(__file__).parents[1]
+PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "train_det.py": train_det.parse,
+    "eval_det.py": lambda arguments: load_config(arguments[0], arguments[1:]),
+    "detect.py": detect.parse,
+}
+# What makes the demo small enough for a test.
+SMALL = (
+    *("--solver.steps", "2", "--solver.batch-size", "2", "--solver.eval-every", "0", "--solver.precision", "fp32"),
+    *("--data.workers", "0", "--data.short-sides", "64", "--data.test-short-side", "64", "--device", "cpu"),
+    *("--roi.batch", "8", "--model.pool-size", "4", "--test.after-nms", "10"),
+)
+
+
+def examples(tool: Path) -> list[str]:
+    """The command lines in the docstring of a tool."""
+    manual = ast.get_docstring(ast.parse(tool.read_text())) or ""
+    return [line.strip() for line in manual.splitlines() if line.startswith("    ") and " tools/" in line]
+
+
+EXAMPLES = [(tool.name, line) for tool in sorted((REPOSITORY / "tools").glob("*.py")) for line in examples(tool)]
+
+
+def arguments_of(line: str) -> list[str]:
+    """What a command line hands to its tool."""
+    words = shlex.split(line)
+    return words[1 + next(i for i, word in enumerate(words) if word.startswith("tools/")) :]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, shapes_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like the repository, as far as the examples need one: tools, recipes, a small data set, a run."""
+    for name in ("tools", "configs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/shapes").symlink_to(shapes_root)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# The examples
+
+
+@pytest.mark.parametrize("tool", sorted((REPOSITORY / "tools").glob("*.py")), ids=lambda tool: tool.name)
+def test_a_tool_has_examples(tool: Path) -> None:
+    assert tool.name in PARSERS, "name here what reads its arguments"
+    lines = examples(tool)
+    assert lines and all(f"tools/{tool.name}" in line for line in lines)
+
+
+@pytest.mark.parametrize(("tool", "line"), EXAMPLES)
+def test_an_example_is_understood(tool: str, line: str, workplace: Path) -> None:
+    run = workplace / "runs/shapes_r18"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(to_dict(load_config("configs/shapes_r18.py"))))
+    assert PARSERS[tool](arguments_of(line))
+
+
+def test_the_examples_of_the_demo_run(workplace: Path, tools_environment: dict[str, str]) -> None:
+    """Train, evaluate, detect: the first example of each tool, as a user types it."""
+    shutil.copy(workplace / "datasets/shapes/JPEGImages/val_00000.jpg", workplace / "photo.jpg")
+    printed = {}
+    for tool, more in (("train_det.py", SMALL), ("eval_det.py", SMALL), ("detect.py", ("--min-score", "0"))):
+        line = next(line for name, line in EXAMPLES if name == tool)
+        command = [sys.executable, *shlex.split(line)[1:], *more]
+        done = subprocess.run(
+            command, cwd=workplace, env=tools_environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        printed[tool] = done.stdout
+    assert "train: 6 images" in printed["train_det.py"] and "step 2/2" in printed["train_det.py"]
+    assert all(name in printed["eval_det.py"] for name in CLASSES)
+    assert "photo.jpg: " in printed["detect.py"]
+    run = workplace / "runs/shapes_r18"
+    written = {path.name for path in run.iterdir()}
+    assert written == {
+        *("config.json", "model.safetensors", "last.safetensors", "state.pt"),
+        *("metrics.jsonl", "metrics.json", "curves.png", "tensorboard", "eval"),
+    }
+    assert json.loads((workplace / "detections/detections.json").read_text()).keys() == {"photo.jpg"}
+    shutil.rmtree(run)
+
+
+# Help, and arguments that are none
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_lists_the_commands(arguments: Sequence[str], cli: Callable[..., Any]) -> None:
+    status, out, err = cli(*arguments)
+    assert (status, err) == (0, "")
+    for name, command in COMMANDS.items():
+        assert f"resdet {name} {command.__doc__}" in out
+
+
+def test_an_unknown_command_is_answered_with_the_list(cli: Callable[..., Any]) -> None:
+    status, out, _ = cli("trian-det")
+    assert status == 2 and "resdet train-det" in out
+
+
+def test_a_setting_has_its_docstring_for_help(recipe: Path, cli: Callable[..., Any]) -> None:
+    status, out, _ = cli("train-det", recipe, "--help")
+    assert status == 0 and "--solver.lr" in out and "learning rate after the warm-up" in " ".join(out.split())
+
+
+def test_a_misspelt_setting_is_answered_with_the_right_one(recipe: Path, cli: Callable[..., Any]) -> None:
+    status, out, err = cli("train-det", recipe, "--solver.learning-rat", 1)
+    assert status == 2 and "--solver.l" in out + err and "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("command", ["train-det", "eval-det"])
+def test_without_a_recipe_the_message_shows_one(command: str, workplace: Path, cli: Callable[..., Any]) -> None:
+    status, _, err = cli(command)
+    assert status == 1 and err.count("\n") == 1 and "configs/shapes_r18.py" in err
+
+
+def test_without_a_recipe_training_lists_them_all(
+    workplace: Path, cli: Callable[..., Any], assert_sentence: Callable[..., None]
+) -> None:
+    recipes = [f"configs/{path.name}" for path in (REPOSITORY / "configs").glob("*.py")]
+    for arguments in ((), ("configs/voc.py",)):
+        status, _, err = cli("train-det", *arguments)
+        assert status == 1 and "Traceback" not in err
+        assert all(recipe in err for recipe in recipes)
+
+
+# One sentence for each trouble
+
+
+@pytest.fixture
+def complains(cli: Callable[..., Any], assert_sentence: Callable[..., None]) -> Callable[..., None]:
+    """The command ends with status 1 and one sentence on standard error that holds `words`."""
+
+    def check(arguments: Sequence[object], *words: object) -> None:
+        status, _, err = cli(*arguments)
+        assert status == 1 and err.startswith("error: ") and err.count("\n") == 1, err
+        assert_sentence(err.strip(), *words)
+
+    return check
+
+
+def test_a_missing_data_set(recipe: Path, complains: Callable[..., None], tmp_path: Path) -> None:
+    missing = ("--data.root", tmp_path / "nowhere", "--data.source", "ftp://example.org/data.zip")
+    complains(["train-det", recipe, *missing], tmp_path / "nowhere", "missing", "ftp://example.org/data.zip")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_list_of_images(recipe: Path, complains: Callable[..., None]) -> None:
+    complains(["train-det", recipe, "--data.train", "trainval"], "trainval.txt", "train, val")
+
+
+def test_a_batch_that_cannot_be_shared(recipe: Path, complains: Callable[..., None]) -> None:
+    complains(["train-det", recipe, "--solver.accumulate", 4], "batch_size 2", "a multiple of 4")
+
+
+def test_nothing_to_resume(tmp_path: Path, complains: Callable[..., None]) -> None:
+    complains(["train-det", "--resume", tmp_path / "run"], "nothing to resume", tmp_path / "run")
+
+
+def test_no_weights_to_evaluate(recipe: Path, complains: Callable[..., None], tmp_path: Path) -> None:
+    complains(["eval-det", recipe, "--weights", tmp_path / "run"], tmp_path / "run", "train first")
+
+
+def test_damaged_weights(recipe: Path, complains: Callable[..., None], tmp_path: Path, shapes_root: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"\0" * 100)
+    complains(["eval-det", recipe, "--weights", tmp_path / "bad.safetensors"], tmp_path / "bad.safetensors")
+    photo = shapes_root / "JPEGImages/val_00000.jpg"
+    complains(["detect", photo, "--weights", tmp_path / "bad.safetensors"], tmp_path / "bad.safetensors")
+
+
+def test_weights_of_another_model(recipe: Path, finished: Path, complains: Callable[..., None]) -> None:
+    complains(["eval-det", recipe, "--weights", finished, "--model.pooling", "align"], finished, "model settings")
+
+
+@pytest.mark.parametrize("classes", [CLASSES[:2], CLASSES[::-1]])
+def test_weights_of_other_classes(
+    classes: Sequence[str], recipe: Path, finished: Path, complains: Callable[..., None]
+) -> None:
+    """Also the same names in another order: every label would be wrong."""
+    other = ("--data.classes", *classes, "--data.other-classes", "ignore")
+    complains(["eval-det", recipe, "--weights", finished, *other], finished, ", ".join(classes), "order")
+
+
+def test_no_readable_image_to_detect_on(
+    finished: Path, complains: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "note.txt").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    complains(["detect", tmp_path, tmp_path / "gone.jpg", "--weights", finished], "None of the images")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+# What the commands write
+
+
+def test_an_evaluation_leaves_its_report(
+    recipe: Path, finished: Path, cli: Callable[..., Any], shapes_root: Path
+) -> None:
+    status, out, err = cli("eval-det", recipe, "--weights", finished / "last.safetensors")
+    assert (status, err) == (0, "") and "val: 4 images" in out
+    report = recipe.parent / "runs/tiny/eval"
+    assert str(report) in out
+    figures = json.loads((report / "metrics.json").read_text())
+    assert set(figures) == {"map07", "map", "images", "per_class"}
+    assert figures["images"] == 4 and set(figures["per_class"]) == set(CLASSES)
+    last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert figures["map07"] == pytest.approx(last["map07"]) and figures["map"] == pytest.approx(last["map"])
+    for name in ("precision_recall.png", "detections.png"):
+        assert cv2.imread(str(report / name)).std() > 1
+    results = {path.name: path.read_text().splitlines() for path in (report / "voc").iterdir()}
+    assert set(results) == {f"comp4_det_test_{name}.txt" for name in CLASSES}
+    found = [line.split() for lines in results.values() for line in lines]
+    assert found and all(len(words) == 6 for words in found)
+    assert {words[0] for words in found} <= set((shapes_root / "ImageSets/Main/val.txt").read_text().split())
+
+
+def test_detection_goes_on_after_a_broken_image(
+    finished: Path, shapes_root: Path, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+    photos.mkdir()
+    for index in (0, 1):
+        shutil.copy(shapes_root / f"JPEGImages/val_{index:05d}.jpg", photos / f"{2 * index}.jpg")
+    whole = (photos / "0.jpg").read_bytes()
+    (photos / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    status, out, err = cli("detect", photos, "--weights", finished, "--output", drawn, "--min-score", 0)
+    assert (status, err) == (0, "") and "left out" in out and "1.jpg" in out
+    assert sorted(path.name for path in drawn.iterdir()) == [
+        *("0_detections.jpg", "2_detections.jpg", "detections.json")
+    ]
+    found = json.loads((drawn / "detections.json").read_text())
+    assert set(found) == {str(photos / "0.jpg"), str(photos / "2.jpg")}
+    for file, records in found.items():
+        height, width, _ = cv2.imread(file).shape
+        assert records and all(set(record) == {"class", "score", "box"} for record in records)
+        assert all(record["class"] in CLASSES and 0 <= record["score"] <= 1 for record in records)
+        for x1, y1, x2, y2 in (record["box"] for record in records):
+            assert 0 <= x1 <= x2 <= width + 0.01 and 0 <= y1 <= y2 <= height + 0.01
+        picture = cv2.imread(str(drawn / f"{Path(file).stem}_detections.jpg"))
+        assert picture.shape == (height, width, 3)
+
+
+def test_few_detections_reach_a_high_score(
+    finished: Path, shapes_root: Path, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    photo = shapes_root / "JPEGImages/val_00000.jpg"
+    status, out, _ = cli("detect", photo, "--weights", finished, "--output", tmp_path, "--min-score", 0.99)
+    assert status == 0 and f"{photo}: nothing" in out
+    assert json.loads((tmp_path / "detections.json").read_text()) == {str(photo): []}
