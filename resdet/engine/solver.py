@@ -16,7 +16,7 @@ def lr_at(step: int, solver: SolverConfig) -> float:
 
 
 def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.Optimizer:
-    """The optimizer of what is trained; normalisations and biases, which have one dimension, do not decay by default."""
+    """The optimizer of what is trained; normalisations and biases (one dimension) do not decay by default."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if solver.decay_all or parameter.ndim > 1]
     exempt = [parameter for parameter in trained if not (solver.decay_all or parameter.ndim > 1)]
