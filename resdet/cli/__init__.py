@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -31,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         rank = os.environ.get("RANK")
         print(f"error: {error}" if rank is None else f"error (process {rank}): {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: the disk is full ({error.filename}): make room, then go on with --resume.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Stopped. A training goes on from its last checkpoint with --resume RUN.", file=sys.stderr)

@@ -64,6 +64,8 @@ def read_voc(
     classes = classes or tuple(sorted({name for record in records for name in record.names}))
     if not classes:
         raise UserError(f"No object is annotated in {root}, {splits}: name the classes with data.classes.")
+    if len(set(classes)) < len(classes):
+        raise UserError(f"data.classes names a class twice: {', '.join(classes)}.")
     for record in records:
         _check_classes(record, classes, other_classes)
     return flatten(records, classes, skipped)

@@ -151,7 +151,7 @@ def _refuse_infinite(values: Mapping[str, float], names: Sequence[str]) -> None:
     wrong = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise UserError(
-            f"The training diverged: {', '.join(wrong)} on {', '.join(names)}. Lower solver.lr, raise "
+            f"The training diverged: {', '.join(wrong)} on {', '.join(names)}: lower solver.lr, raise "
             "solver.warmup_steps, set solver.clip_norm 10, or look at the boxes of these images; "
             "the last checkpoint is good."
         )

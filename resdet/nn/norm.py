@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from resdet.errors import UserError
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -84,10 +86,10 @@ NORMS: dict[str, Norm] = {
 def freeze(network: nn.Module, stages: Iterable[str]) -> None:
     """Stop training the named stages of `network` (its attributes, such as ``conv1``, ``conv2_x``).
 
-    Raises ValueError for a name that is no stage.
+    Raises UserError for a name that is no stage.
     """
     known = dict(network.named_children())
     for stage in stages:
         if stage not in known:
-            raise ValueError(f"Cannot freeze {stage!r}: the stages are {', '.join(known)}.")
+            raise UserError(f"There is no stage {stage!r} to freeze: the stages are {', '.join(known)}.")
         known[stage].requires_grad_(False)

@@ -352,3 +352,9 @@ def test_other_classes_can_be_ignored(voc: VocFolder) -> None:
     assert ids(read) == ["a", "b"], "an image without objects stays"
     assert read.labels.tolist() == [1] and read.boxes.tolist() == [[10, 5, 30, 25]]
     assert read.difficult.tolist() == [False] and read.offsets.tolist() == [0, 1, 1]
+
+
+def test_a_class_named_twice_is_refused(voc: VocFolder, refuses: Callable[..., object]) -> None:
+    voc.add("a")
+    with refuses("data.classes", "cat, dog, cat"):
+        voc.read(("cat", "dog", "cat"))
