@@ -31,7 +31,7 @@ check: $(INSTALLED)
 $(INSTALLED): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
-	$(BIN)/python -m pip install "torch>=2.11" torchvision
+	$(BIN)/python -m pip install --no-compile "torch>=2.11" torchvision
 	$(BIN)/python -m pip install --no-build-isolation --editable ".[dev]"
 	touch $@
 

@@ -21,7 +21,7 @@ import numpy as np
 from resdet.errors import UserError
 
 CLASSES: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
-SPLITS: Mapping[str, int] = {"train": 800, "val": 150}
+SPLITS: Mapping[str, int] = {"train": 800, "val": 100}
 
 VERSION = 1  # raise it with every change that moves a pixel, so that rendered sets are renewed
 SIZES = ((240, 320), (320, 240), (256, 256), (208, 304), (288, 224))  # H, W
