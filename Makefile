@@ -13,7 +13,7 @@ demo: runs/shapes_r18/curves.png
 	$(BIN)/python tools/detect.py datasets/shapes/JPEGImages/val_0000*.jpg --weights runs/shapes_r18 \
 		--output runs/shapes_r18/pictures
 
-runs/shapes_r18/curves.png: $(INSTALLED)
+runs/shapes_r18/curves.png: | $(INSTALLED)
 	$(BIN)/python -m resdet.data.shapes datasets/shapes
 	if test -f runs/shapes_r18/state.pt; \
 		then $(BIN)/python tools/train_det.py --resume runs/shapes_r18; \

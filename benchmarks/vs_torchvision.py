@@ -5,7 +5,7 @@
 torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 like ours, with the
 recipe's anchors, thresholds and counts; it starts from the same trunk weights. Each batch is given to one
 network, then to the other, through the same optimizer step. For recipes that train from scratch (norm
-"sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json.
+"sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json, the curves into a .png beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -89,6 +90,8 @@ class Torchvision(nn.Module):
             box_score_thresh=test.min_score,
             box_nms_thresh=test.nms_iou,
             box_detections_per_img=test.max_detections,
+            min_size=config.data.test_short_side,  # its own resize, which the loader has done, changes nothing
+            max_size=config.data.max_side,
             _skip_resize=True,
         )
 
@@ -161,7 +164,7 @@ def main() -> None:
 
 
 def report(seconds: dict[str, list[float]], curves: list[dict], path: Path) -> None:
-    """Print the final figures and write all of them."""
+    """Print the final figures, write all of them, and draw both curves."""
     ratios = [a / b for a, b in zip(seconds["torchvision"], seconds["resdet"], strict=True)]
     for name, values in seconds.items():
         last = next(row for row in reversed(curves) if row["network"] == name)
@@ -170,6 +173,15 @@ def report(seconds: dict[str, list[float]], curves: list[dict], path: Path) -> N
     print(f"torchvision / resdet, step by step: {statistics.median(ratios):.2f} (median)")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"seconds": seconds, "curves": curves}))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in seconds:
+        rows = [row for row in curves if row["network"] == name]
+        axes.plot([row["step"] for row in rows], [row["map07"] for row in rows], ".-", label=name)
+    axes.set(xlabel="step", ylabel="mAP, VOC2007 11 points", title=path.stem, ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path.with_suffix(".png"), dpi=100)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def _draw_distractors(rng: np.random.Generator, image: np.ndarray) -> None:
         (a, b), center = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0, size)
         radii = rng.uniform(6, 24) * (1 + 0.4 * np.sin(2 * theta + a) + 0.35 * np.sin(3 * theta + b))
         outline = center + np.stack([radii * np.cos(theta), radii * np.sin(theta)], 1)
-        cv2.fillPoly(image, [outline.astype(np.int32)], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA)
+        dull = rng.uniform(40, 215) + rng.uniform(-40, 40, 3)
+        cv2.fillPoly(image, [outline.astype(np.int32)], dull.tolist(), cv2.LINE_AA)
 
 
 def _star(points: int, inner: float = 1.0) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -155,16 +155,23 @@ def norm_of(gradients: dict[str, Tensor]) -> float:
 # The resume
 
 
-@pytest.mark.parametrize("crash", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    ("crash", "optimizer"), [(2, "sgd"), (3, "sgd"), (4, "sgd"), (5, "sgd"), (6, "sgd"), (5, "adamw")]
+)
 def test_a_resumed_toy_training_equals_an_uninterrupted_one(
-    crash: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_same_training: Callable[[Path, Path], None]
+    crash: int,
+    optimizer: Literal["sgd", "adamw"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_same_training: Callable[[Path, Path], None],
 ) -> None:
-    train_toy(tmp_path / "whole")
+    solver = replace(SOLVER, optimizer=optimizer)
+    train_toy(tmp_path / "whole", solver)
     interrupt_before(crash, monkeypatch)
     with pytest.raises(CrashError):
-        train_toy(tmp_path / "parts")
+        train_toy(tmp_path / "parts", solver)
     monkeypatch.undo()
-    train_toy(tmp_path / "parts", resume=True)
+    train_toy(tmp_path / "parts", solver, resume=True)
     assert_same_training(tmp_path / "whole", tmp_path / "parts")
     for name in ("model.safetensors", "last.safetensors", "metrics.json"):
         assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()

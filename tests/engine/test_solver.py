@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from torch import nn
+from torch import nn, optim
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig
 from resdet.detection.faster_rcnn import build_faster_rcnn
@@ -55,6 +57,15 @@ def test_decay_all_decays_every_parameter() -> None:
     (group,) = build_optimizer(network, SolverConfig(decay_all=True, weight_decay=0.01)).param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in network.parameters()}
     assert group["weight_decay"] == 0.01
+
+
+def test_adamw_decays_the_same_parameters() -> None:
+    settings = SolverConfig(lr=0.3, weight_decay=0.01)
+    sgd, adamw = (build_optimizer(small_network(), replace(settings, optimizer=name)) for name in ("sgd", "adamw"))
+    assert isinstance(sgd, optim.SGD) and isinstance(adamw, optim.AdamW)
+    for group, expected in zip(adamw.param_groups, sgd.param_groups, strict=True):
+        assert [p.shape for p in group["params"]] == [p.shape for p in expected["params"]]
+        assert (group["lr"], group["weight_decay"]) == (expected["lr"], expected["weight_decay"])
 
 
 def test_frozen_parameters_are_not_in_the_optimizer() -> None:

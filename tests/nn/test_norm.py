@@ -90,5 +90,7 @@ def test_freeze_stops_the_named_stages_and_no_other():
 @pytest.mark.parametrize("name", ["conv9", "conv2", "conv2_x.0", ""])
 def test_freezing_an_unknown_stage_is_refused(name):
     trunk = ResNet(18, norm=FrozenBatchNorm2d).trunk
-    with pytest.raises(UserError, match=rf"There is no stage .{name}. to freeze: the stages are conv1, .*conv4_x\."):
+    with pytest.raises(
+        UserError, match=rf"There is no stage .{name}. to freeze: the stages are conv1, .*conv4_x\."
+    ):
         freeze(trunk, ("conv1", name))
