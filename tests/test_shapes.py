@@ -113,7 +113,7 @@ def test_paint_changes_the_pixels_of_the_mask_and_no_other(seed: int) -> None:
     before = shapes._background(rng, 60, 80)
     mask = rng.random((60, 80)) < 0.3
     after = before.copy()
-    shapes._paint(rng, after, mask)
+    shapes._paint(rng, after, mask, "star")
     np.testing.assert_array_equal((after != before).any(2), mask)
 
 

@@ -22,7 +22,7 @@ def restore(file: ModelFile, source: str | Path) -> FasterRCNN:
     """The network of a model file, with its weights; `source` is named if they do not fit."""
     model = build_faster_rcnn(file.config, len(file.classes))
     load_strictly(model, file.weights, str(source))
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval().to(memory_format=torch.channels_last)
 
 
 class Detector:

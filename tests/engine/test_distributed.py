@@ -125,7 +125,7 @@ def work(rank: int, folder: str, recipe: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+def tiny(finished: Path) -> Path:
     """The recipe, for more than one test."""
     return finished.parents[1] / "tiny.py"
 
@@ -160,7 +160,7 @@ def test_sync_batch_norm_is_batch_norm_on_the_joint_batch(of_two: list[dict[str,
     first, second = (results["norm"] for results in of_two)
     for name in ("out", "input", "later"):
         torch.testing.assert_close(torch.cat([first[name], second[name]]), joint[name], msg=name)
-    for name in ("weight", "bias"):  # DistributedDataParallel adds up what each process finds
+    for name in ("weight", "bias"):  # each process has found its part of the sum
         torch.testing.assert_close(first[name] + second[name], joint[name], msg=name)
     for name in ("mean", "var"):
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)

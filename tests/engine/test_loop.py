@@ -375,7 +375,7 @@ def test_a_divergence_names_the_images_and_leaves_the_checkpoint(
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     before = {name: parameter.clone() for name, parameter in network.named_parameters()}
-    with pytest.raises(UserError, match=r"diverged.* image 0\.0\. .*solver\.lr.*checkpoint is good"):
+    with pytest.raises(UserError, match=r"diverged.* image 0\.0: .*solver\.lr.*checkpoint is good"):
         train_step(network, first_batch(), diverging(kind, 0), optimizer, scaler, ALONE, clip_norm)
     torch.testing.assert_close(dict(network.named_parameters()), before, rtol=0, atol=0)
 
