@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +81,32 @@ def test_an_example_is_understood(tool: str, line: str, workplace: Path) -> None
     assert PARSERS[tool](arguments_of(line))
 
 
-def test_the_examples_of_the_demo_run(workplace: Path, tools_environment: dict[str, str]) -> None:
-    """Train, evaluate, detect: the first example of each tool, as a user types it."""
+def run_tool(words: Sequence[str], folder: str, output: str) -> None:
+    """What ``python TOOL ARGUMENTS`` does in `folder`, in a process that has imported torch already."""
+    os.chdir(folder)
+    sys.argv = list(words)
+    with open(output, "w") as file, redirect_stdout(file), redirect_stderr(file):
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def test_the_examples_of_the_demo_run(
+    workplace: Path, tools_environment: dict[str, str], forkserver: ForkServerContext
+) -> None:
+    """Train, evaluate, detect: the first example of each tool; the first of them exactly as a user starts it."""
     shutil.copy(workplace / "datasets/shapes/JPEGImages/val_00000.jpg", workplace / "photo.jpg")
-    printed = {}
-    for tool, more in (("train_det.py", SMALL), ("eval_det.py", SMALL), ("detect.py", ("--min-score", "0"))):
-        line = next(line for name, line in EXAMPLES if name == tool)
-        command = [sys.executable, *shlex.split(line)[1:], *more]
-        done = subprocess.run(
-            command, cwd=workplace, env=tools_environment, capture_output=True, text=True, timeout=200
-        )
-        assert done.returncode == 0, done.stderr
-        printed[tool] = done.stdout
+    lines = {tool: shlex.split(next(line for name, line in EXAMPLES if name == tool)) for tool in PARSERS}
+    command = [sys.executable, *lines["train_det.py"][1:], *SMALL]
+    done = subprocess.run(command, env=tools_environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    printed = {"train_det.py": done.stdout}
+    for tool, more in (("eval_det.py", SMALL), ("detect.py", ("--min-score", "0"))):
+        output = workplace / f"{tool}.txt"
+        words = ([*lines[tool][1:], *more], str(workplace), str(output))
+        process = forkserver.Process(target=run_tool, args=words)
+        process.start()
+        process.join(200)
+        printed[tool] = output.read_text()
+        assert process.exitcode == 0, printed[tool]
     assert "train: 6 images" in printed["train_det.py"] and "step 2/2" in printed["train_det.py"]
     assert all(name in printed["eval_det.py"] for name in CLASSES)
     assert "photo.jpg: " in printed["detect.py"]
@@ -175,6 +193,22 @@ def test_a_batch_that_cannot_be_shared(recipe: Path, complains: Callable[..., No
 
 def test_nothing_to_resume(tmp_path: Path, complains: Callable[..., None]) -> None:
     complains(["train-det", "--resume", tmp_path / "run"], "nothing to resume", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (("--model.depth", 34), "model settings"),
+        (("--data.classes", *CLASSES[:2]), "data.classes"),
+        (("--solver.optimizer", "adamw"), "solver.optimizer"),
+    ],
+)
+def test_a_resume_with_another_network(
+    change: Sequence[object], name: str, finished: Path, complains: Callable[..., None]
+) -> None:
+    before = (finished / "config.json").read_text()
+    complains(["train-det", "--resume", finished, "--solver.steps", 7, *change], name, f"--weights {finished}")
+    assert (finished / "config.json").read_text() == before
 
 
 def test_no_weights_to_evaluate(recipe: Path, complains: Callable[..., None], tmp_path: Path) -> None:

@@ -51,7 +51,20 @@ def parse(arguments: Sequence[str]) -> tuple[DetConfig, bool]:
     config = from_dict(DetConfig, json.loads(saved.read_text()))
     # The folder may have been moved since, or the command be given somewhere else.
     config = replace(config, runs=str(options.resume.parent), name=options.resume.name)
-    return override(config, rest), True
+    changed = override(config, rest)
+    _refuse_other_network(config, changed, options.resume)
+    return changed, True
+
+
+def _refuse_other_network(saved: DetConfig, changed: DetConfig, run: Path) -> None:
+    """A checkpoint fits one network and one optimizer; all other settings may change at a resume."""
+    for name, before, after in (
+        ("model settings", saved.model, changed.model),
+        ("data.classes", saved.data.classes, changed.data.classes),
+        ("solver.optimizer", saved.solver.optimizer, changed.solver.optimizer),
+    ):
+        if before != after:
+            raise UserError(f"--resume goes on with the {name} of {run}: to change them, use --weights {run}.")
 
 
 def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:

@@ -204,5 +204,6 @@ def _restore(
 ) -> Progress:
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # nothing, if the precision was not fp16 so far
+        scaler.load_state_dict(state["scaler"])
     return Progress(**state["progress"])
