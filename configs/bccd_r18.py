@@ -24,7 +24,7 @@ config = DetConfig(
         pool_size=4,  # conv5_x on 4×4 cells: a third of the head's work on 7×7
     ),
     rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
-    roi=RoIConfig(batch=32, foreground_fraction=0.5),
+    roi=RoIConfig(batch=32, foreground_fraction=0.5, beta=1 / 9),  # in few steps a stronger box term helps
     solver=SolverConfig(
         optimizer="adamw",
         lr=1e-3,
