@@ -180,7 +180,7 @@ def report(seconds: dict[str, list[float]], curves: list[dict], path: Path) -> N
         axes.plot([row["step"] for row in rows], [row["map07"] for row in rows], ".-", label=name)
     axes.set(xlabel="step", ylabel="mAP, VOC2007 11 points", title=path.stem, ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(path.with_suffix(".png"), dpi=100)
 
 
