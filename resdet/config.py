@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import tyro
+from typeguard import TypeCheckError, check_type
 
 from resdet.errors import UserError, reason
 
@@ -244,6 +245,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DetConfig:
         raise UserError(f"The recipe {path} cannot be read: {_explain(error)}") from error
     if not isinstance(config, DetConfig):
         raise UserError(f"The recipe {path} must define `config = DetConfig(...)`.")
+    _check_types(config, path)
     if not config.name:
         config = dataclasses.replace(config, name=path.stem)
     return override(config, overrides)
@@ -252,6 +254,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DetConfig:
 def override(config: DetConfig, overrides: Sequence[str]) -> DetConfig:
     """`config` with command-line overrides applied."""
     return tyro.cli(tyro.conf.AvoidSubcommands[type(config)], default=config, args=list(overrides))  # type: ignore[misc]
+
+
+def _check_types(config: Any, recipe: Path, section: str = "") -> None:
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(hint) and isinstance(value, hint):  # type: ignore[arg-type]
+            _check_types(value, recipe, f"{name}.")
+            continue
+        try:
+            check_type(value, hint)
+        except TypeCheckError as error:
+            kind = hint.__name__ if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
+            raise UserError(f"The recipe {recipe} sets {section}{name} to {value!r}: it must be {kind}.") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from resdet.cli import COMMANDS, detect, train_det
@@ -292,6 +293,20 @@ def test_detection_goes_on_after_a_broken_image(
             assert 0 <= x1 <= x2 <= width + 0.01 and 0 <= y1 <= y2 <= height + 0.01
         picture = cv2.imread(str(drawn / f"{Path(file).stem}_detections.jpg"))
         assert picture.shape == (height, width, 3)
+
+
+def test_images_of_one_name_have_a_picture_each(
+    finished: Path, shapes_root: Path, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    photos = [tmp_path / name for name in ("a/x.jpg", "b/x.jpg", "b/x.jpeg")]
+    for index, photo in enumerate(photos):
+        photo.parent.mkdir(exist_ok=True)
+        shutil.copy(shapes_root / f"JPEGImages/val_{index:05d}.jpg", photo)
+    assert cli("detect", *photos, "--weights", finished, "--output", tmp_path / "drawn")[0] == 0
+    names = ["x_detections.jpg", "x_detections_2.jpg", "x_detections_3.jpg"]
+    pictures = [cv2.imread(str(tmp_path / "drawn" / name)) for name in names]
+    for photo, picture in zip(photos, pictures, strict=True):
+        assert np.median(np.abs(cv2.imread(str(photo)).astype(int) - picture)) < 4
 
 
 def test_few_detections_reach_a_high_score(

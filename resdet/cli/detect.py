@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from resdet.data.images import ImageError, read_image
@@ -19,7 +20,8 @@ def main(arguments: Sequence[str]) -> None:
     """IMAGE|FOLDER … --weights RUN|FILE: draw the detections on images and write them as JSON"""
     options = parse(arguments)
     detector = Detector.load(options.weights, options.device, options.precision)
-    found = {}
+    found: dict[str, list[dict[str, object]]] = {}
+    pictures: set[Path] = set()
     for file in expand(options.images):
         try:
             image = read_image(file)
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str]) -> None:
             continue
         detections = detector(image)
         picture = draw_detections(image, detections, detector.classes, options.min_score)
-        save_image(options.output / f"{file.stem}_detections.jpg", picture)
+        pictures.add(path := unused(options.output / f"{file.stem}_detections.jpg", pictures))
+        save_image(path, picture)
         found[str(file)] = as_records(detections, detector.classes, options.min_score)
         names = [f"{record['class']} {record['score']:.2f}" for record in found[str(file)]]
         print(f"{file}: {', '.join(names) or 'nothing'}")
@@ -53,6 +56,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def expand(paths: Iterable[Path]) -> list[Path]:
     """Files as they are, folders as the files in them."""
     return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+def unused(path: Path, used: Container[Path]) -> Path:
+    """`path`, or the first of NAME_2, NAME_3, … that is not among `used`: a.jpg and a.png need two pictures."""
+    numbered = (path.with_stem(f"{path.stem}_{number}") for number in count(2))
+    return next(name for name in chain([path], numbered) if name not in used)
 
 
 def as_records(detections: Detections, classes: Sequence[str], min_score: float) -> list[dict[str, object]]:

@@ -30,11 +30,11 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise UserError("Name a recipe first, as in: eval_det configs/shapes_r18.py --weights runs/shapes_r18")
     config = load_config(arguments[0], arguments[1:])
-    runtime = runtimes.start(config.device, config.solver.precision)
+    runtimes.join()
     try:
-        evaluate(config, runtime)
+        evaluate(config, runtimes.start(config.device, config.solver.precision))
     finally:
-        runtimes.stop()
+        runtimes.leave()
 
 
 def evaluate(config: DetConfig, runtime: Runtime) -> None:

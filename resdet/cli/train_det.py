@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -27,12 +28,12 @@ from resdet.visualize import plot_training
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE [--setting VALUE …], or --resume RUN [--setting VALUE …]: train a detector"""
-    config, resume = parse(arguments)
-    runtime = runtimes.start(config.device, config.solver.precision)
+    runtimes.join()
     try:
-        train(config, runtime, resume)
+        config, resume = parse(arguments)
+        train(config, runtimes.start(config.device, config.solver.precision), resume)
     finally:
-        runtimes.stop()
+        runtimes.leave()
 
 
 def parse(arguments: Sequence[str]) -> tuple[DetConfig, bool]:
@@ -45,15 +46,19 @@ def parse(arguments: Sequence[str]) -> tuple[DetConfig, bool]:
     if options.resume is None:
         recipes = ", ".join(sorted(str(path) for path in Path("configs").glob("*.py")))
         raise UserError(f"Name a recipe to train ({recipes or 'a Python file'}), or --resume a run folder.")
-    saved = options.resume / "config.json"
-    if not saved.is_file():
-        raise UserError(f"There is nothing to resume in {options.resume}: it has no config.json.")
-    config = from_dict(DetConfig, json.loads(saved.read_text()))
+    config = from_dict(DetConfig, runtimes.from_main(lambda: _read_config(options.resume)))
     # The folder may have been moved since, or the command be given somewhere else.
     config = replace(config, runs=str(options.resume.parent), name=options.resume.name)
     changed = override(config, rest)
     _refuse_other_network(config, changed, options.resume)
     return changed, True
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"There is nothing to resume in {run}: it has no config.json.")
+    return json.loads(path.read_text())
 
 
 def _refuse_other_network(saved: DetConfig, changed: DetConfig, run: Path) -> None:
@@ -125,7 +130,7 @@ def check(config: DetConfig, runtime: Runtime, folder: Path, resume: bool) -> No
             f"solver.batch_size {config.solver.batch_size} cannot be shared equally by {runtime.world} processes "
             f"in {config.solver.accumulate} parts each: make it a multiple of {parts}."
         )
-    if (folder / "metrics.jsonl").exists() and not resume:
+    if not resume and any((folder / name).exists() for name in ("state.pt", "model.safetensors")):
         raise UserError(
             f"{folder} already holds a training: go on with --resume {folder}, choose another --name, or delete it."
         )

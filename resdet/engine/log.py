@@ -83,6 +83,10 @@ class TrainLog:
         self.console.print(f"[bold]evaluation after {step} steps[/bold]  {figures}  ({seconds:.0f} s)")
         self._open_window()
 
+    def say(self, text: str) -> None:
+        """A line on the terminal only."""
+        self.console.print(text)
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One object on a line of metrics.jsonl, and the same figures for TensorBoard."""
         with self.path.open("a", encoding="utf-8") as file:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from resdet.config import SolverConfig
 from resdet.engine.checkpoint import load_state, save_state, write_text
 from resdet.engine.log import TrainLog
-from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.runtime import Runtime, from_main, mean, seed_everything
 from resdet.engine.solver import build_optimizer, lr_at
 from resdet.errors import UserError
 
@@ -79,14 +79,14 @@ def fit(
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     progress = Progress()
     if resume:
-        progress = _restore(runtime.from_main(lambda: load_state(folder / "state.pt")), model, optimizer, scaler)
-        if progress.step >= solver.steps:
-            raise UserError(f"{folder} has been trained for all its {solver.steps} steps: raise solver.steps.")
+        progress = _restore(from_main(lambda: load_state(folder / "state.pt")), model, optimizer, scaler)
+    elif runtime.is_main:  # so that a training can be resumed from its first moment
+        save_state(folder / "state.pt", _state(progress, model, optimizer, scaler))
     network = DistributedDataParallel(model) if runtime.world > 1 else model
 
     stream = batches(progress.step)
     with TrainLog(folder, progress.step, solver.steps) if runtime.is_main else nullcontext() as log:
-        while progress.step < solver.steps and not _is_stale(progress, solver):
+        while not _end(progress, solver):
             lr = lr_at(progress.step, solver)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -109,6 +109,8 @@ def fit(
                 _evaluate(evaluate, metric, progress, log, save_model, folder)
             if saves and runtime.is_main:
                 save_state(folder / "state.pt", _state(progress, model, optimizer, scaler))
+        if log:
+            log.say(f"The training ends here: {_end(progress, solver)}.")
 
 
 def train_step(
@@ -120,7 +122,7 @@ def train_step(
     runtime: Runtime,
     clip_norm: float,
 ) -> dict[str, float]:
-    """One step of the optimizer on the mean loss of `parts`; returns the loss terms.
+    """One step of the optimizer on the mean loss of `parts`; returns the loss terms, over all processes.
 
     Raises UserError that names the images if the loss or the gradient is not finite; the weights are untouched.
     """
@@ -144,7 +146,7 @@ def train_step(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    return sums
+    return mean(sums)
 
 
 def _refuse_infinite(values: Mapping[str, float], names: Sequence[str]) -> None:
@@ -161,8 +163,13 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
-def _is_stale(progress: Progress, solver: SolverConfig) -> bool:
-    return 0 < solver.patience <= progress.stale
+def _end(progress: Progress, solver: SolverConfig) -> str:
+    """Why the training is over, or nothing if it is not."""
+    if progress.step >= solver.steps:
+        return f"all {solver.steps} steps are done (solver.steps)"
+    if 0 < solver.patience <= progress.stale:
+        return f"{progress.stale} evaluations without a better one (solver.patience)"
+    return ""
 
 
 def _evaluate(

@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,46 +40,63 @@ class Runtime:
         """Mixed precision for the forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def gather(self, value: T) -> list[T]:
-        """The `value` of every process, in the order of their ranks, on every process."""
-        if self.world == 1:
-            return [value]
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values
 
-    def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns on the main process, on every process."""
-        values: list[Any] = [make() if self.is_main else None]
-        if self.world > 1:
-            dist.broadcast_object_list(values)
-        return values[0]
+def join() -> None:
+    """Under torchrun, meet the other processes, over nccl for tensors on GPUs and gloo for all else."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # Ten minutes, so that a process that died stops the others instead of leaving them waiting for ever.
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+
+
+def leave() -> None:
+    """Leave the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def gather(value: T) -> list[T]:
+    """The `value` of every process, in the order of their ranks, on every process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What `make` returns on the main process, on every process."""
+    if not dist.is_initialized():
+        return make()
+    values: list[Any] = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def mean(values: Mapping[str, float]) -> dict[str, float]:
+    """Each of `values`, averaged over the processes."""
+    if not dist.is_initialized():
+        return dict(values)
+    total = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(total)
+    return dict(zip(values, (total / dist.get_world_size()).tolist(), strict=True))
 
 
 def start(device: str, precision: str) -> Runtime:
-    """Set this process up; under torchrun, join the others (nccl on GPUs, gloo on CPUs).
+    """Set this process up, after `join`.
 
     Args:
         device: auto, cpu, cuda or cuda:N
         precision: auto, fp32, bf16 or fp16
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     else:
         keep_freed_memory()
-    if world > 1 and not dist.is_initialized():
-        # Ten minutes, so that a process that died stops the others instead of leaving them waiting for ever.
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
     return Runtime(rank, world, chosen, _dtype(precision, chosen))
-
-
-def stop() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -8,7 +8,7 @@ import torch
 
 from resdet.boxes import rescale
 from resdet.detection.faster_rcnn import FasterRCNN
-from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.runtime import Runtime, gather, seed_everything
 from resdet.types import Batch, Detections, Losses, Target
 
 
@@ -35,7 +35,7 @@ def predict(model: FasterRCNN, batches: Iterable[Batch], runtime: Runtime) -> di
         ):
             boxes = rescale(detections.boxes, original[1] / size[1], original[0] / size[0])
             own[index] = Detections(boxes.cpu(), detections.scores.cpu(), detections.labels.cpu())
-    return {index: found for part in runtime.gather(own) for index, found in part.items()}
+    return {index: found for part in gather(own) for index, found in part.items()}
 
 
 @torch.no_grad()
@@ -49,6 +49,6 @@ def mean_losses(model: FasterRCNN, batches: Iterable[Batch], runtime: Runtime) -
             terms = model(*to_device(batch, runtime.device))
         sums += torch.stack(terms).float().cpu() * len(batch.indices)
         count += len(batch.indices)
-    parts = runtime.gather((sums, count))
+    parts = gather((sums, count))
     total = sum(count for _, count in parts)
     return Losses(*(torch.stack([part for part, _ in parts]).sum(0) / total))

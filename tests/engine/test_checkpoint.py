@@ -395,6 +395,13 @@ def test_a_full_disk_leaves_nothing_where_nothing_was(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_others_may_read_what_the_umask_lets_them(write: Callable[[Path, int], None], tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    write(tmp_path / "file", 1)
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 @pytest.mark.parametrize("when", ["write", "fsync", "replace"])
 def test_an_error_at_each_stage_leaves_the_old_file(
     tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., object]

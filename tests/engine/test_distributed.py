@@ -33,7 +33,7 @@ from resdet.data.build import read_annotations, validation_batches
 from resdet.data.loader import DetectionDataset, Draw
 from resdet.data.transforms import TestTransform as ResizeOnly
 from resdet.engine.checkpoint import load_model
-from resdet.engine.runtime import Runtime
+from resdet.engine.runtime import Runtime, from_main, gather, mean
 from resdet.evaluation.predict import mean_losses
 from resdet.inference.detector import restore
 from resdet.nn.norm import SyncBatchNorm2d
@@ -117,8 +117,9 @@ def work(rank: int, folder: str, recipe: str) -> None:
         "frozen": gradients(config, "frozen", runtime, [share(own, part, 2) for part in range(2)]),
         "norm": normalise(SyncBatchNorm2d(6), x[slices], weights[slices]),
         "evaluation": evaluation(config, runtime),
-        "gathered": runtime.gather(rank * 10),
-        "from_main": runtime.from_main(lambda: f"made by {rank}"),
+        "gathered": gather(rank * 10),
+        "from_main": from_main(lambda: f"made by {rank}"),
+        "mean": mean({"a": rank, "b": 3 * rank - 1.0}),
     }
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -185,14 +186,17 @@ def test_an_evaluation_on_two_processes_has_the_figures_of_one(of_two: list[dict
 def test_every_process_hears_of_the_others(of_two: list[dict[str, Any]]) -> None:
     assert [results["gathered"] for results in of_two] == [[0, 10]] * 2
     assert [results["from_main"] for results in of_two] == ["made by 0"] * 2
+    assert [results["mean"] for results in of_two] == [{"a": 0.5, "b": 0.5}] * 2
 
 
 # torchrun
 
 
-def run_torchrun(options: Sequence[str], arguments: Sequence[str]) -> None:
+def run_torchrun(folder: Path, options: Sequence[str], arguments: Sequence[str]) -> None:
     """``torchrun OPTIONS tools/train_det.py ARGUMENTS``: its entry point, in a process that has torch already."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
     torch.distributed.run.main([*options, str(TOOLS / "train_det.py"), *arguments])
 
 
@@ -202,21 +206,27 @@ def test_torchrun_trains_on_one_machine_and_on_two(
     forkserver: ForkServerContext,
     assert_same_training: Callable[[Path, Path], None],
 ) -> None:
-    """Two agents with a process each stand for two machines. Both trainings leave one run folder, and agree."""
-    settings = (str(recipe), "--solver.steps", "2", "--solver.batch-size", "4", "--solver.accumulate", "2")
-    settings += ("--model.norm", "sync_batch", "--solver.eval-every", "0")
+    """Two agents, each with a folder and a process of its own, stand for two machines without a shared disk.
+
+    One machine trains two steps; two machines train one and resume for another. The run folders agree.
+    """
+    settings = (str(recipe), "--solver.batch-size", "4", "--solver.accumulate", "2", "--runs", "runs")
+    settings += ("--model.norm", "sync_batch", "--solver.eval-every", "1", "--solver.steps")
     meeting = ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port}", "--rdzv-id=test")
-    agents = {
-        "one": [("--standalone", "--nproc-per-node=2")],
-        "two": [("--nnodes=2", "--nproc-per-node=1", *meeting)] * 2,
-    }
+    one, two = [("--standalone", "--nproc-per-node=2")], [("--nnodes=2", "--nproc-per-node=1", *meeting)] * 2
     runs = recipe.parent / "runs"
-    for name, options in agents.items():
-        logs = recipe.parent / f"logs of {name}"
+    for number, (options, arguments) in enumerate(
+        (
+            (one, (*settings, "2", "--name", "one")),
+            (two, (*settings, "1", "--name", "two")),
+            (two, ("--resume", "runs/two", "--solver.steps", "2")),
+        )
+    ):
+        logs = recipe.parent / f"logs of {number}"
         talk = ("--redirects=3", f"--log-dir={logs}")
         processes = [
-            forkserver.Process(target=run_torchrun, args=((*option, *talk), (*settings, "--name", name)))
-            for option in options
+            forkserver.Process(target=run_torchrun, args=(folder, (*option, *talk), arguments))
+            for option, folder in zip(options, (recipe.parent, recipe.parent / "elsewhere"), strict=False)
         ]
         for process in processes:
             process.start()
@@ -225,13 +235,14 @@ def test_torchrun_trains_on_one_machine_and_on_two(
             process.terminate()  # and its workers, if it hangs
         printed = {path: path.read_text() for path in logs.rglob("std*.log")}
         assert [process.exitcode for process in processes] == [0] * len(options), printed
-        assert "".join(printed.values()).count("All weights start at random.") == 1, "each process talks"
-        assert len(list((runs / name / "tensorboard").iterdir())) == 1, "each process writes"
+        assert "".join(printed.values()).count("The training ends here") == 1, "each process talks"
+    assert len(list((runs / "one/tensorboard").iterdir())) == 1, "each process writes"
     assert sorted(path.name for path in runs.iterdir()) == ["one", "two"]
+    assert not list((recipe.parent / "elsewhere").rglob("*.*")), "each machine writes"
     assert_same_training(runs / "one", runs / "two")
 
     config, file = load_config(recipe), load_model(runs / "one/last.safetensors")
     annotations = read_annotations(config.data, "val", file.classes)
     losses = mean_losses(restore(file, "one"), validation_batches(annotations, config, ALONE), ALONE)
-    figures = json.loads((runs / "one/metrics.json").read_text())
+    figures = json.loads((runs / "one/metrics.jsonl").read_text().splitlines()[-1])
     assert figures["step"] == 2 and figures["val_loss"] == pytest.approx(float(sum(losses)), rel=1e-4)

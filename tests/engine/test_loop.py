@@ -211,12 +211,17 @@ def test_a_run_folder_that_was_moved_goes_on_where_it_is(
     assert load_state(moved / "state.pt")["progress"]["step"] == 7
 
 
-def test_a_training_that_is_done_is_not_resumed(tmp_path: Path, refuses: Callable[..., Any]) -> None:
-    train_toy(tmp_path)
-    before = (tmp_path / "metrics.jsonl").read_text()
-    with refuses(tmp_path, "all its 7 steps", "solver.steps"):
-        train_toy(tmp_path, resume=True)
-    assert (tmp_path / "metrics.jsonl").read_text() == before
+@pytest.mark.parametrize(("patience", "why"), [(0, "all 7 steps"), (1, "1 evaluations without a better one")])
+def test_resuming_a_training_that_is_over_changes_nothing_and_says_why(
+    patience: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solver = replace(SOLVER, patience=patience)
+    train_toy(tmp_path, solver, evaluate=lambda: {"map": 0.5})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    capsys.readouterr()
+    train_toy(tmp_path, solver, resume=True)
+    assert why in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     train_toy(tmp_path, replace(SOLVER, steps=9), resume=True)
     assert load_state(tmp_path / "state.pt")["progress"]["step"] == 9
 
