@@ -11,6 +11,7 @@ import pickle
 import re
 import tarfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,18 +24,16 @@ Kind = Literal["cifar10", "cifar100"]
 Split = Literal["train", "test"]
 
 CLASSES: dict[str, tuple[str, ...]] = {
-    "cifar10": (
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    ),
+    "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),  # noqa: SIM905
     "cifar100": tuple(
-        """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
-        castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-        elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
-        man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
-        pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-        skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-        tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
+        """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
+        can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+        elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+        lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+        pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+        shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+        television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+        """.split()  # noqa: SIM905
     ),
 }
 SIDE = 32
@@ -99,7 +98,11 @@ def _join(parts: list[tuple[np.ndarray, np.ndarray, list[str]]], kind: Kind) -> 
     planes, labels, names = (list(column) for column in zip(*parts, strict=True))
     images = np.concatenate(planes).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return ImageArray(
-        np.ascontiguousarray(images), np.concatenate(labels).astype(np.int64), CLASSES[kind], sum(names, []), []
+        np.ascontiguousarray(images),
+        np.concatenate(labels).astype(np.int64),
+        CLASSES[kind],
+        list(chain(*names)),
+        [],
     )
 
 

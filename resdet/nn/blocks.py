@@ -1,7 +1,7 @@
 """The residual units of He et al. 2015 (Fig. 5) and 2016 (Figs. 2 and 4).
 
-A unit computes x_{l+1} = f(h(x_l) + F(x_l, W_l)): the residual branch F of two or three convolutions, the shortcut h,
-their joining, and the order of convolution, normalisation (BN) and ReLU.
+A unit computes x_{l+1} = f(h(x_l) + F(x_l, W_l)): the residual branch F of two or three convolutions, the shortcut
+h, their joining, and the order of convolution, normalisation (BN) and ReLU.
 """
 
 from __future__ import annotations
@@ -254,13 +254,12 @@ class Unit(nn.Module):
             unused = before and activated and number == 1
             self.add_module(f"conv{number}", conv)
             self.add_module(
-                f"norm{number}", nn.Identity() if unused else norm(conv.in_channels if before else conv.out_channels)
+                f"norm{number}",
+                nn.Identity() if unused else norm(conv.in_channels if before else conv.out_channels),
             )
-        if shortcut == "none":
-            self.shortcut, self.joining = nn.Identity(), Residual()
-        else:
-            self.shortcut = make_shortcut(shortcut, inputs, outputs, stride, norm)
-            self.joining = make_joining(joining, inputs, outputs, stride)
+        plain = shortcut == "none"
+        self.shortcut = nn.Identity() if plain else make_shortcut(shortcut, inputs, outputs, stride, norm)
+        self.joining = Residual() if plain else make_joining(joining, inputs, outputs, stride)
         self.projects = isinstance(self.shortcut, Projection)
 
     @staticmethod

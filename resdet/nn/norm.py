@@ -7,6 +7,7 @@ choice for fine-tuning), and ``group`` and ``sync_batch`` for training from scra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -66,9 +67,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var * count / (count - 1), share)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -81,6 +85,26 @@ NORMS: dict[str, Norm] = {
     "group": group_norm,
     "sync_batch": SyncBatchNorm2d,
 }
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
+    """Replace moving averages by the true averages of the batches' statistics (He et al. 2015, appendix A).
+
+    `batches` are arguments of `network`, which is left in evaluation mode.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in norms]
+    network.eval()
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's word for: average over all batches
+        layer.train()
+    for arguments in batches:
+        network(*arguments)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
 
 
 def freeze(network: nn.Module, stages: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet.nn.blocks import BasicBlock, Bottleneck, Conv2d, Unit
@@ -73,9 +74,7 @@ class ResNet(nn.Module):
             raise ValueError(f"No ResNet of {depth} layers: choose from {', '.join(map(str, ARCHITECTURES))}.")
         block, (_, _, _, units5) = ARCHITECTURES[depth]
         self.trunk = Trunk(depth, norm=norm, **options)
-        self.conv5_x = stage(
-            block, self.trunk.channels, 512, units5, conv5_stride, last=True, norm=norm, **options
-        )
+        self.conv5_x = stage(block, self.trunk.channels, 512, units5, conv5_stride, last=True, norm=norm, **options)
         self.channels = 512 * block.expansion
         self.fc = nn.Linear(self.channels, num_classes)
         initialise(self)
@@ -83,6 +82,15 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images → (N, num_classes) logits"""
         return self.fc(self.conv5_x(self.trunk(images)).mean((2, 3)))
+
+    def dense(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images → (N, num_classes) logits, the mean over all windows of 7×7 cells.
+
+        The network as a fully convolutional one (2015, §3.4): each window is what a crop of 224 pixels would see.
+        """
+        features = self.conv5_x(self.trunk(images))
+        window = min(7, *features.shape[2:])
+        return self.fc(F.avg_pool2d(features, window, 1).mean((2, 3)))
 
 
 class CifarResNet(nn.Module):
