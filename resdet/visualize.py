@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -92,6 +92,40 @@ def plot_classification(rows: Sequence[dict[str, float]], path: Path) -> None:
     _finish(figure, path)
 
 
+def plot_errors(panels: Mapping[str, Mapping[str, Sequence[dict[str, float]]]], path: Path) -> None:
+    """Panel → network → lines of its metrics.jsonl → a picture: training errors dashed, test errors solid.
+
+    He et al. 2015, Fig. 6.
+    """
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    for axes, (title, networks) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        for number, (label, rows) in enumerate(networks.items()):
+            steps, errors = _series(rows, "error")
+            axes.plot(steps, [100 * error for error in errors], "--", color=f"C{number}", linewidth=0.8)
+            steps, shares = _series(rows, "top1")
+            axes.plot(steps, [100 - 100 * share for share in shares], color=f"C{number}", linewidth=2, label=label)
+        axes.set(title=title, ylabel="error (%): training dashed, test solid", ylim=(0, 60))
+    _finish(figure, path)
+
+
+def plot_responses(deviations: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Network → standard deviation of each layer's response → a picture: in the network's order, and sorted.
+
+    He et al. 2015, Fig. 7.
+    """
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    original, ranked = figure.subplots(2, 1)
+    for label, values in deviations.items():
+        style = "--" if "plain" in label else "-"
+        original.plot(range(1, len(values) + 1), values, style, label=label)
+        ranked.plot(range(1, len(values) + 1), sorted(values, reverse=True), style, label=label)
+    original.set(title="Standard deviation of the layers' responses", ylabel="std")
+    ranked.set(title="The same, sorted", ylabel="std")
+    _finish(figure, path, "layer")
+
+
 def _series(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a figure, where it was logged."""
     own = [row for row in rows if name in row]
@@ -112,9 +146,9 @@ def _figure_with_loss(rows: Sequence[dict[str, float]]) -> tuple[Figure, Axes]:
     return figure, right
 
 
-def _finish(figure: Figure, path: Path) -> None:
+def _finish(figure: Figure, path: Path, xlabel: str = "step") -> None:
     for axes in figure.axes:
-        axes.set_xlabel("step")
+        axes.set_xlabel(xlabel)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=100)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from resdet.cli import detect, eval_cls, eval_det, train_cls, train_det
+from resdet.cli import detect, eval_cls, eval_det, study, train_cls, train_det
 from resdet.errors import UserError
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "detect": detect.main,
     "train-cls": train_cls.main,
     "eval-cls": eval_cls.main,
+    "study": study.main,
 }
 
 
