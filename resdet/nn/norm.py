@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from resdet.errors import UserError
 
@@ -46,6 +45,22 @@ class FrozenBatchNorm2d(nn.Module):
         )
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """A tensor summed over the processes; so are the gradients on their way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose statistics are those of the joint batch of all processes.
 
@@ -57,10 +72,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         x32 = x.float()
-        count = all_reduce(x32.new_tensor([x32.numel() / x32.shape[1]]))
-        mean = all_reduce(x32.sum((0, 2, 3))) / count  # (C,)
+        count = _SumOverProcesses.apply(x32.new_tensor([x32.numel() / x32.shape[1]]))
+        mean = _SumOverProcesses.apply(x32.sum((0, 2, 3))) / count  # (C,)
         centered = x32 - mean[:, None, None]
-        var = all_reduce(centered.square().sum((0, 2, 3))) / count  # (C,)
+        var = _SumOverProcesses.apply(centered.square().sum((0, 2, 3))) / count  # (C,)
         self._update_running(mean.detach(), var.detach(), count)
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)

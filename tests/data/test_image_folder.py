@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.data.image_folder import FolderDataset, ImageFolder, read_image_folder
+from resdet.data.image_folder import FolderDataset, read_image_folder
 from resdet.data.images import ImageError
-from resdet.data.loader import Draw, TrainSampler, test_batches, train_batches
+from resdet.data.loader import Draw, TrainSampler, train_batches
+from resdet.data.loader import test_batches as ordered_batches
 from resdet.data.transforms import ClsTestTransform as Views
 from resdet.data.transforms import ClsTrainTransform
 
@@ -79,7 +80,7 @@ def test_a_broken_image_is_named_and_the_training_goes_on(
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_broken_image_is_left_out_of_an_evaluation(root: Path, batch_size: int) -> None:
     (root / "train/cat/1.png").write_bytes(b"broken")
-    batches = list(test_batches(dataset(root, Views("1-crop", 40, 32)), batch_size, 0, 1, 0, pin=False))
+    batches = list(ordered_batches(dataset(root, Views("1-crop", 40, 32)), batch_size, 0, 1, 0, pin=False))
     assert sum((batch.indices for batch in batches), []) == [0, 2, 3, 4, 5]
 
 
@@ -93,7 +94,7 @@ def test_nothing_readable_is_an_error(root: Path) -> None:
 
 
 def test_several_views_stay_together(root: Path) -> None:
-    (batch,) = test_batches(dataset(root, Views("10-crop", 40, 32)), 6, 0, 1, 0, pin=False)
+    (batch,) = ordered_batches(dataset(root, Views("10-crop", 40, 32)), 6, 0, 1, 0, pin=False)
     assert batch.images.shape == (60, 3, 32, 32) and batch.labels.tolist() == [0, 0, 0, 1, 1, 1]
     alone = dataset(root, Views("10-crop", 40, 32))[Draw(4, 0)].views
     assert torch.equal(batch.images[40:50], torch.from_numpy(alone).permute(0, 3, 1, 2))
@@ -168,8 +169,3 @@ def test_pca_shifts_all_pixels_alike() -> None:
     covariance = np.cov(means.T)
     assert 2 < np.sqrt(covariance[0, 0]) < 5  # 255 · 0.1 · (0.5675 · 0.2175) and a little
     assert covariance[0, 1] > 0 and covariance[0, 2] > 0, "the first component is brightness"
-
-
-def test_an_image_folder_is_flat_arrays() -> None:
-    """Workers share them without copying; a list of strings they would copy page by page."""
-    assert ImageFolder.__annotations__["files"] == "np.ndarray"

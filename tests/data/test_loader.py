@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from resdet.config import DataConfig, DetConfig, SolverConfig
-from resdet.data import build, loader
+from resdet.data import build, detection, loader
 from resdet.data.annotations import Annotations, ImageRecord, flatten
 from resdet.data.detection import DetectionDataset, Sample
 from resdet.data.images import ImageError, read_image
@@ -186,7 +186,7 @@ def test_difficult_objects_are_left_out_unless_asked_for() -> None:
     record = ImageRecord("a", "a.jpg", (10, 10), boxes, ["x", "y", "x"], [True, False, True])
     flat = flatten([record], ("x", "y"), [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "read_image", lambda path: np.zeros((10, 10, 3), np.uint8))
+        patch.setattr(detection, "read_image", lambda path: np.zeros((10, 10, 3), np.uint8))
         for difficult, labels in ((False, [1]), (True, [0, 1, 0])):
             data = DetectionDataset(flat, ValTransform(10, 10), difficult=difficult, unreadable="refuse")
             sample = data[Draw(0, 0)]
