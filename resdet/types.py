@@ -57,3 +57,47 @@ class Losses(NamedTuple):
     rpn_box: Tensor
     roi_cls: Tensor
     roi_box: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised: their sum."""
+        return self.rpn_cls + self.rpn_box + self.roi_cls + self.roi_box
+
+
+class Crop(NamedTuple):
+    """Which part of each padded image to take (He et al. 2015, §4.2)."""
+
+    offsets: Tensor
+    """(N, 2) int64: first row and column in the padded image"""
+    flips: Tensor
+    """(N,) bool: whether it is mirrored"""
+    padding: int
+    """pixels of zeros at each side"""
+
+
+class ClsBatch(NamedTuple):
+    """N images of one size, to be classified."""
+
+    images: Tensor
+    """(N, 3, H, W) uint8, RGB"""
+    labels: Tensor
+    """(N,) int64"""
+    names: list[str]
+    """the image files, for messages"""
+    indices: list[int]
+    """position of each image in its data set"""
+    crop: Crop | None = None
+    """what the network takes of each image; nothing stands for all of it"""
+
+
+class ClsLosses(NamedTuple):
+    """The loss of a classifier, and a figure to watch; scalars."""
+
+    cross_entropy: Tensor
+    error: Tensor
+    """share of the images whose class is not the most probable one"""
+
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised."""
+        return self.cross_entropy

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resdet.data.transforms import resize
@@ -69,27 +70,85 @@ def save_image(path: Path, image: np.ndarray) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
 
 
-def plot_training(rows: Sequence[dict[str, float]], path: Path) -> None:
-    """The lines of a metrics.jsonl → a picture: loss terms on the left, validation on the right."""
+def plot_detection(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """The lines of a detector's metrics.jsonl → a picture: loss terms on the left, mAP on the right."""
+    figure, right = _figure_with_loss(rows)
+    for name, title in (("map07", "mAP, VOC2007 11 points"), ("map", "mAP, area under the curve")):
+        right.plot(*_series(rows, name), ".-", label=title)
+    right.set(ylabel="mAP", title="Validation", ylim=(0, 1))
+    _finish(figure, path)
+
+
+def plot_classification(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """The lines of a classifier's metrics.jsonl → a picture: loss on the left, errors on the right."""
+    figure, right = _figure_with_loss(rows)
+    steps, errors = _series(rows, "error")
+    right.plot(steps, [100 * error for error in errors], linewidth=1, label="training, top-1")
+    for name, title in (("top1", "validation, top-1"), ("top5", "validation, top-5")):
+        steps, shares = _series(rows, name)
+        right.plot(steps, [100 - 100 * share for share in shares], ".-", label=title)
+    right.set(ylabel="error (%)", title="Error")
+    right.set_ylim(bottom=0)
+    _finish(figure, path)
+
+
+def plot_errors(panels: Mapping[str, Mapping[str, Sequence[dict[str, float]]]], path: Path) -> None:
+    """Panel → network → lines of its metrics.jsonl → a picture: training errors dashed, test errors solid.
+
+    He et al. 2015, Fig. 6.
+    """
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    for axes, (title, networks) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        for number, (label, rows) in enumerate(networks.items()):
+            steps, errors = _series(rows, "error")
+            axes.plot(steps, [100 * error for error in errors], "--", color=f"C{number}", linewidth=0.8)
+            steps, shares = _series(rows, "top1")
+            axes.plot(steps, [100 - 100 * share for share in shares], color=f"C{number}", linewidth=2, label=label)
+        axes.set(title=title, ylabel="error (%): training dashed, test solid", ylim=(0, 60))
+    _finish(figure, path)
+
+
+def plot_responses(deviations: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Network → standard deviation of each layer's response → a picture: in the network's order, and sorted.
+
+    He et al. 2015, Fig. 7.
+    """
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    original, ranked = figure.subplots(2, 1)
+    for label, values in deviations.items():
+        style = "--" if "plain" in label else "-"
+        original.plot(range(1, len(values) + 1), values, style, label=label)
+        ranked.plot(range(1, len(values) + 1), sorted(values, reverse=True), style, label=label)
+    original.set(title="Standard deviation of the layers' responses", ylabel="std")
+    ranked.set(title="The same, sorted", ylabel="std")
+    _finish(figure, path, "layer")
+
+
+def _series(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a figure, where it was logged."""
+    own = [row for row in rows if name in row]
+    return [row["step"] for row in own], [row[name] for row in own]
+
+
+def _figure_with_loss(rows: Sequence[dict[str, float]]) -> tuple[Figure, Axes]:
+    """A figure whose left half shows the loss and its terms, and the axes of its right half."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    steps = [row for row in rows if "loss" in row]
-    evaluations = [row for row in rows if "val_loss" in row]
-    own = {"step", "loss", "lr", "images_per_second", "data_wait", "seconds_left"}
-    for name in ["loss", *(name for name in (steps[0] if steps else {}) if name not in own)]:
-        left.plot([row["step"] for row in steps], [row[name] for row in steps], label=name, linewidth=1)
-    left.plot(
-        [row["step"] for row in evaluations],
-        [row["val_loss"] for row in evaluations],
-        "k.-",
-        label="val_loss",
-    )
-    left.set(xlabel="step", ylabel="loss", title="Loss")
+    terms = next((row for row in rows if "loss" in row), {})
+    for name in terms:
+        if name not in {"step", "error", "lr", "images_per_second", "data_wait", "seconds_left"}:
+            left.plot(*_series(rows, name), label=name, linewidth=1)
+    left.plot(*_series(rows, "val_loss"), "k.-", label="val_loss")
+    left.set(ylabel="loss", title="Loss")
     left.set_ylim(bottom=0)
-    for name, title in (("map07", "mAP, VOC2007 11 points"), ("map", "mAP, area under the curve")):
-        right.plot([row["step"] for row in evaluations], [row[name] for row in evaluations], ".-", label=title)
-    right.set(xlabel="step", ylabel="mAP", title="Validation", ylim=(0, 1))
-    for axes in (left, right):
+    return figure, right
+
+
+def _finish(figure: Figure, path: Path, xlabel: str = "step") -> None:
+    for axes in figure.axes:
+        axes.set_xlabel(xlabel)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=100)

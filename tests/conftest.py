@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -197,6 +197,18 @@ def refuses(assert_sentence: Callable[..., None]) -> Callable[..., AbstractConte
         assert_sentence(str(caught.value), *words)
 
     return expect
+
+
+@pytest.fixture
+def complains(cli: Callable[..., Any], assert_sentence: Callable[..., None]) -> Callable[..., None]:
+    """The command ends with status 1 and one sentence on standard error that holds `words`."""
+
+    def check(arguments: Sequence[object], *words: object) -> None:
+        status, _, err = cli(*arguments)
+        assert status == 1 and err.startswith("error: ") and err.count("\n") == 1, err
+        assert_sentence(err.strip(), *words)
+
+    return check
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,10 @@
 
 import math
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 
 def voc_ap_literal(detections, targets, label, iou_threshold=0.5):
     """(ap, ap07, positives) of one class: VOCevaldet.m and VOCap.m line by line, in their 1-based boxes."""
@@ -217,3 +221,92 @@ def sample_rois_literal(proposals, gt_boxes, gt_labels, num_classes, foreground_
 def smooth_l1_literal(x, beta):
     """Fast R-CNN eq. 3 with the corner at beta."""
     return 0.5 * x * x / beta if abs(x) < beta else abs(x) - 0.5 * beta
+
+
+# Residual networks, from their state dict
+
+
+def residual_network(
+    state: dict[str, Tensor],
+    images: Tensor,
+    *,
+    stages: dict[str, tuple[int, int]],
+    order: str = "original",
+    joining: str = "add",
+    plain: bool = False,
+    pool: bool = False,
+) -> Tensor:
+    """Logits of a network in evaluation mode, as the figures of He et al. 2015 and 2016 draw it.
+
+    `stages` maps the prefix of each stage to its units and its first stride; `pool` is ImageNet's max pooling. What
+    an order or a joining needs is read off the names in `state`.
+    """
+
+    def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        return F.conv2d(x, weight, state.get(f"{name}.bias"), stride, weight.shape[-1] // 2)
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        if f"{name}.weight" not in state:
+            return x
+        mean, var, gamma, beta = (
+            state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return gamma * (x - mean) / (var + 1e-5).sqrt() + beta
+
+    def relu(x: Tensor) -> Tensor:
+        return x.clamp(min=0)
+
+    def unit(name: str, x: Tensor, stride: int, first: bool) -> Tensor:
+        convs = [f"{name}.conv{i}" for i in (1, 2, 3) if f"{name}.conv{i}.weight" in state]
+        norms = [f"{name}.norm{c[-1]}" for c in convs]
+        projected = f"{name}.shortcut.conv.weight" in state
+        strides = [stride if i == (0 if len(convs) == 2 else 1) else 1 for i in range(len(convs))]
+        y = source = x
+        if order == "full_preactivation" and not first:
+            y = relu(norm(norms[0], x))
+            source = y if projected else x
+        if order == "relu_preactivation" and not first:
+            y = relu(x)
+            source = y if projected else x
+        for i, (c, n, s) in enumerate(zip(convs, norms, strides, strict=True)):
+            last = i == len(convs) - 1
+            if order == "full_preactivation":
+                y = conv(c, relu(norm(n, y)) if i else y, s)
+            elif order == "relu_preactivation":
+                y = norm(n, conv(c, relu(y) if i else y, s))
+            elif order == "norm_after" and last:
+                y = conv(c, y, s)
+            else:
+                y = norm(n, conv(c, y, s))
+                y = y if last and order == "original" else relu(y)
+        if plain:
+            total = y
+        else:
+            if projected:
+                h = norm(f"{name}.shortcut.norm", conv(f"{name}.shortcut.conv", source, stride))
+            else:
+                h = torch.zeros_like(y)
+                h[:, : x.shape[1]] = source[:, :, ::stride, ::stride]
+            if joining == "scale":
+                h, y = h / 2, y / 2
+            if "gate" in joining:
+                gate = 1 / (1 + torch.exp(-conv(f"{name}.joining.conv", source, stride)))
+                h, y = (1 - gate) * h, gate * y if joining == "exclusive_gate" else y
+            total = h + y
+        if order == "norm_after":
+            return relu(norm(norms[-1], total))
+        return relu(total) if order == "original" else total
+
+    stem = next(name for name in state if name.endswith("conv1.conv.weight")).removesuffix(".conv.weight")
+    x = relu(norm(f"{stem}.norm", conv(f"{stem}.conv", images, 2 if pool else 1)))
+    if pool:
+        x = F.max_pool2d(x, 3, 2, 1)
+    first, last = True, ""
+    for last, (units, stride) in stages.items():
+        for index in range(units):
+            x = unit(f"{last}.{index}", x, stride if index == 0 else 1, first)
+            first = False
+    if "preactivation" in order:
+        x = relu(norm(f"{last}.norm", x))
+    return x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]

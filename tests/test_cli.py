@@ -166,18 +166,6 @@ def test_without_a_recipe_training_lists_them_all(
 # One sentence for each trouble
 
 
-@pytest.fixture
-def complains(cli: Callable[..., Any], assert_sentence: Callable[..., None]) -> Callable[..., None]:
-    """The command ends with status 1 and one sentence on standard error that holds `words`."""
-
-    def check(arguments: Sequence[object], *words: object) -> None:
-        status, _, err = cli(*arguments)
-        assert status == 1 and err.startswith("error: ") and err.count("\n") == 1, err
-        assert_sentence(err.strip(), *words)
-
-    return check
-
-
 def test_a_missing_data_set(recipe: Path, complains: Callable[..., None], tmp_path: Path) -> None:
     missing = ("--data.root", tmp_path / "nowhere", "--data.source", "ftp://example.org/data.zip")
     complains(["train-det", recipe, *missing], tmp_path / "nowhere", "missing", "ftp://example.org/data.zip")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from resdet.config import DataConfig, DetConfig, SolverConfig, from_dict, load_config, override, to_dict
+from resdet.config import ClsConfig, DataConfig, DetConfig, SolverConfig, from_dict, load_config, override, to_dict
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
 HEAD = "from resdet.config import *\n"
@@ -33,12 +34,14 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads_and_survives_json(path: Path) -> None:
-    config = load_config(path)
+    kind = ClsConfig if re.match("cifar|imagenet", path.stem) else DetConfig
+    config = load_config(path, (), kind)
     assert config.name == path.stem
-    assert from_dict(DetConfig, json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(kind, json.loads(json.dumps(to_dict(config)))) == config
     assert config.solver.batch_size % config.solver.accumulate == 0
-    assert config.model.norm != "frozen" or config.weights, "frozen statistics must come from somewhere"
-    assert len(set(config.data.classes)) == len(config.data.classes)
+    if isinstance(config, DetConfig):
+        assert config.model.norm != "frozen" or config.weights, "frozen statistics must come from somewhere"
+        assert len(set(config.data.classes)) == len(config.data.classes)
 
 
 def test_a_name_is_kept_and_may_be_overridden(recipe: Callable[[str], Path]) -> None:

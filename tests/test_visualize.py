@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from resdet import visualize
 from resdet.data.images import read_image
 from resdet.types import Detections, Target
-from resdet.visualize import PALETTE, contact_sheet, draw_detections, draw_target, plot_training, save_image
+from resdet.visualize import PALETTE, contact_sheet, draw_detections, draw_target, plot_detection, save_image
 
 CLASSES = tuple(f"class {number}" for number in range(15))
 GREY = 90
@@ -169,7 +169,7 @@ def evaluation(step: int) -> dict[str, float]:
     ids=["nothing", "one step", "a training", "an evaluation alone"],
 )
 def test_training_curves_are_plotted(tmp_path: Path, rows: list[dict[str, float]]) -> None:
-    plot_training(rows, tmp_path / "curves.png")
+    plot_detection(rows, tmp_path / "curves.png")
     picture = read_image(tmp_path / "curves.png")
     assert min(picture.shape[:2]) > 200 and len(np.unique(picture)) > 5
 
@@ -178,7 +178,7 @@ def test_speed_and_learning_rate_are_no_losses(tmp_path: Path, monkeypatch: pyte
     shown: list[str] = []
     figures = []
     monkeypatch.setattr(visualize, "Figure", lambda **options: figures.append(Figure(**options)) or figures[-1])
-    plot_training([row(1, data_wait=0.1, seconds_left=9), evaluation(1)], tmp_path / "curves.png")
+    plot_detection([row(1, data_wait=0.1, seconds_left=9), evaluation(1)], tmp_path / "curves.png")
     for axes in figures[0].axes:
         shown += [str(line.get_label()) for line in axes.lines]
     assert shown == ["loss", "rpn_cls", "val_loss", "mAP, VOC2007 11 points", "mAP, area under the curve"]

@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from resdet.cli import detect, eval_det, train_det
+from resdet.cli import detect, eval_cls, eval_det, study, train_cls, train_det
 from resdet.errors import UserError
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train-det": train_det.main,
     "eval-det": eval_det.main,
     "detect": detect.main,
+    "train-cls": train_cls.main,
+    "eval-cls": eval_cls.main,
+    "study": study.main,
 }
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from resdet.config import DataConfig, DetConfig
 from resdet.data.annotations import Annotations
-from resdet.data.loader import DetectionDataset, TrainSampler, test_batches, train_batches
+from resdet.data.detection import DetectionDataset
+from resdet.data.loader import TrainSampler, test_batches, train_batches
 from resdet.data.transforms import TestTransform, TrainTransform
 from resdet.data.voc import read_voc
 from resdet.engine.runtime import Runtime
@@ -37,7 +38,7 @@ def training_batches(annotations: Annotations, config: DetConfig, runtime: Runti
     """This process's share of the batches of step `start` and of all later steps."""
     data, solver = config.data, config.solver
     transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric)
-    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, skip_unreadable=True)
+    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, unreadable="replace")
     sampler = TrainSampler(
         (annotations.sizes[:, 0] > annotations.sizes[:, 1]) & data.group_by_aspect,
         batch_size=solver.batch_size,
@@ -55,6 +56,6 @@ def validation_batches(annotations: Annotations, config: DetConfig, runtime: Run
     """This process's share of the images, each once."""
     data = config.data
     transform = TestTransform(data.test_short_side, data.max_side)
-    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, skip_unreadable=False)
+    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, unreadable="refuse")
     pin = runtime.device.type == "cuda"
     return test_batches(dataset, config.test.batch_size, runtime.rank, runtime.world, data.workers, pin)

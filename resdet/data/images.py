@@ -31,6 +31,11 @@ def read_image(path: str | Path) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, path: str | Path) -> np.ndarray:
+    """`read_image` for a file's content; `path` is named in errors."""
     _refuse_truncated(path, data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None

@@ -1,4 +1,4 @@
-"""From annotations to batches.
+"""From images on a disk to batches.
 
 What a step sees is a pure function of (seed, step): the order of the images, their scales and flips do not depend
 on how many processes train, on how many workers read, or on whether the training was interrupted.
@@ -7,19 +7,16 @@ on how many processes train, on how many workers read, or on whether the trainin
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
-from resdet.data.annotations import Annotations
-from resdet.data.images import ImageError, read_image
-from resdet.data.transforms import TestTransform, TrainTransform
-from resdet.types import Batch, Target
+from resdet.data.images import ImageError
 
 
 class Draw(NamedTuple):
@@ -30,83 +27,41 @@ class Draw(NamedTuple):
     seed: int
 
 
-class Sample(NamedTuple):
-    """One image on its way into a batch."""
-
-    image: np.ndarray
-    """(H, W, 3) uint8"""
-    target: Target
-    original_size: tuple[int, int]
-    name: str
-    position: int
-    """in the data set"""
+Unreadable = Literal["replace", "leave_out", "refuse"]
 
 
-class DetectionDataset(Dataset[Sample | ImageError]):
-    """Annotations, images and a transform. An image that turns out unreadable is an ImageError, not a crash.
+class ImageDataset(Dataset[Any], ABC):
+    """Images by their position. One that turns out unreadable is an ImageError, not a crash.
 
     Args:
-        difficult: keep objects marked difficult in the targets
-        skip_unreadable: take the next image instead of an unreadable one, with a warning
+        count: images
+        unreadable: what to do about such an image: take the next one instead, leave it out, or end the program
     """
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        transform: TrainTransform | TestTransform,
-        *,
-        difficult: bool,
-        skip_unreadable: bool,
-    ) -> None:
-        self.annotations, self.transform = annotations, transform
-        self.difficult, self.skip_unreadable = difficult, skip_unreadable
+    def __init__(self, count: int, unreadable: Unreadable) -> None:
+        self.count, self.unreadable = count, unreadable
 
     def __len__(self) -> int:
-        return len(self.annotations)
+        return self.count
 
-    def __getitem__(self, draw: Draw) -> Sample | ImageError:
-        for attempt in range(len(self) if self.skip_unreadable else 1):
+    def __getitem__(self, draw: Draw) -> Any:
+        for attempt in range(len(self) if self.unreadable == "replace" else 1):
             try:
-                return self._load((draw.position + attempt) % len(self), draw.seed)
+                return self.load((draw.position + attempt) % len(self), draw.seed)
             except ImageError as caught:
                 error = caught
-                if self.skip_unreadable:
-                    logging.getLogger("resdet").warning("An image is replaced by the next: %s", caught)
+                if self.unreadable != "refuse":
+                    logging.getLogger("resdet").warning("An image is left out: %s", caught)
         return error
 
-    def _load(self, index: int, seed: int) -> Sample:
-        name = self.annotations.file(index)
-        image = read_image(name)
-        if image.shape[:2] != tuple(self.annotations.sizes[index]):
-            raise ImageError(f"{name} has changed its size since the annotations were read.")
-        target = self.annotations.target(index)
-        if not self.difficult:
-            easy = ~target.difficult
-            target = Target(target.boxes[easy], target.labels[easy], target.difficult[easy])
-        resized, target = self.transform(image, target, seed)
-        return Sample(resized, target, image.shape[:2], name, index)
+    @abstractmethod
+    def load(self, index: int, seed: int) -> Any:
+        """The sample at `index`, augmented as `seed` says. Raises ImageError."""
 
-
-def collate(samples: list[Sample | ImageError]) -> Batch | ImageError:
-    """Pad the images of a batch at the right and at the bottom to a common size."""
-    good: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, ImageError):
-            return sample
-        good.append(sample)
-    height, width = (max(sample.image.shape[axis] for sample in good) for axis in (0, 1))
-    images = torch.zeros((len(good), 3, height, width), dtype=torch.uint8)
-    for canvas, sample in zip(images, good, strict=True):
-        h, w = sample.image.shape[:2]
-        canvas[:, :h, :w] = torch.from_numpy(sample.image).permute(2, 0, 1)
-    return Batch(
-        images,
-        torch.tensor([sample.image.shape[:2] for sample in good]),
-        [sample.target for sample in good],
-        torch.tensor([sample.original_size for sample in good]),
-        [sample.name for sample in good],
-        [sample.position for sample in good],
-    )
+    @staticmethod
+    @abstractmethod
+    def collate(samples: list[Any]) -> Any:
+        """Samples → a batch, or an ImageError if there is none."""
 
 
 def epoch_batches(portrait: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -154,6 +109,12 @@ class TrainSampler:
         return (self.steps - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        for positions, seeds in self.shares():
+            yield [Draw(int(i), int(s)) for i, s in zip(positions, seeds, strict=True)]
+
+    def shares(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions of the images of each part, and the seeds of their augmentation."""
+
         @lru_cache(maxsize=1)
         def batches_of(epoch: int) -> np.ndarray:
             return epoch_batches(self.portrait, self.batch_size, self.seed, epoch)
@@ -163,44 +124,40 @@ class TrainSampler:
             epoch, position = divmod(step, per_epoch)
             seeds = np.random.SeedSequence((self.seed, step)).generate_state(self.batch_size)
             batch = batches_of(epoch)[position]
-            draws = [Draw(int(i), int(s)) for i, s in zip(batch, seeds, strict=True)][self.rank :: self.world]
-            size = len(draws) // self.accumulate
-            for part in range(self.accumulate):
-                yield draws[part * size : (part + 1) * size]
+            own, own_seeds = batch[self.rank :: self.world], seeds[self.rank :: self.world]
+            size = len(own) // self.accumulate
+            for part in range(0, len(own), size):
+                yield own[part : part + size], own_seeds[part : part + size]
 
 
-def train_batches(dataset: DetectionDataset, sampler: TrainSampler, workers: int, pin: bool) -> Iterator[Batch]:
+def train_batches(dataset: ImageDataset, sampler: TrainSampler, workers: int, pin: bool) -> Iterator[Any]:
     """The batches that `sampler` asks for, read by `workers` processes; raises ImageError if none is readable."""
-    return _unwrap(_loader(dataset, sampler, workers, pin))
+    return _read(dataset, sampler, workers, pin)
 
 
 def test_batches(
-    dataset: DetectionDataset, batch_size: int, rank: int, world: int, workers: int, pin: bool
-) -> Iterator[Batch]:
-    """Every image once, those of other processes left out; raises ImageError at an unreadable image."""
+    dataset: ImageDataset, batch_size: int, rank: int, world: int, workers: int, pin: bool
+) -> Iterator[Any]:
+    """Every image once, those of other processes left out; raises ImageError if an image must not be left out."""
     own = [Draw(index, index) for index in range(rank, len(dataset), world)]
-    return _unwrap(
-        _loader(dataset, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], workers, pin)
-    )
+    return _read(dataset, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], workers, pin)
 
 
-def _loader(dataset: DetectionDataset, sampler: object, workers: int, pin: bool) -> DataLoader[Batch | ImageError]:
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
+def _read(dataset: ImageDataset, sampler: object, workers: int, pin: bool) -> Iterator[Any]:
+    loader = DataLoader(
+        dataset,
         batch_sampler=sampler,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=dataset.collate,
         pin_memory=pin,
         worker_init_fn=_start_worker,
     )
+    for batch in loader:
+        if not isinstance(batch, ImageError):
+            yield batch
+        elif dataset.unreadable != "leave_out":
+            raise batch
 
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
-
-
-def _unwrap(loader: DataLoader[Batch | ImageError]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, ImageError):
-            raise batch
-        yield batch

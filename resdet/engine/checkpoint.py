@@ -7,19 +7,21 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from resdet.config import DetConfig, from_dict, to_dict
+from resdet.config import ClsConfig, DetConfig, from_dict, to_dict
 from resdet.errors import UserError, reason
-from resdet.nn.weights import from_torchvision, load_strictly, read_torch_file, torchvision_resnet
 
-FORMAT = "resdet-detector-1"
-CLASS_LAYERS = ("head.classify", "head.regress")  # what depends on the classes
+FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
+    "resdet-detector-1": DetConfig,
+    "resdet-classifier-1": ClsConfig,
+}
+C = TypeVar("C", DetConfig, ClsConfig)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -53,19 +55,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelFile:
-    """A detector as a file: its weights, and all that is needed to use them."""
+class ModelFile(Generic[C]):
+    """A detector or a classifier as a file: its weights, and all that is needed to use them."""
 
     weights: dict[str, Tensor]
     classes: tuple[str, ...]
-    config: DetConfig
+    config: C
     step: int
 
 
 def save_model(path: Path, model: ModelFile) -> None:
     """Write `model` as safetensors with its classes and config as metadata."""
     metadata = {
-        "format": FORMAT,
+        "format": next(name for name, kind in FORMATS.items() if isinstance(model.config, kind)),
         "classes": json.dumps(model.classes),
         "config": json.dumps(to_dict(model.config)),
         "step": str(model.step),
@@ -74,8 +76,20 @@ def save_model(path: Path, model: ModelFile) -> None:
     write_atomically(path, lambda temporary: safetensors.torch.save_file(weights, temporary, metadata))
 
 
-def load_model(path: str | Path) -> ModelFile:
-    """Read a detector from its file, or from a run folder. Raises UserError for anything else."""
+def load_model(path: str | Path, kind: type[C] = DetConfig) -> ModelFile[C]:  # type: ignore[assignment]
+    """Read a detector (or, with `kind` ClsConfig, a classifier) from its file, or from a run folder.
+
+    Raises UserError for anything else.
+    """
+    file = load_any_model(path)
+    if not isinstance(file.config, kind):
+        this, wanted = ("classifier", "detector") if kind is DetConfig else ("detector", "classifier")
+        raise UserError(f"{path} is a {this}: pass a {wanted}'s run folder or file.")
+    return file
+
+
+def load_any_model(path: str | Path) -> ModelFile[Any]:
+    """`load_model` whatever the file holds."""
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
@@ -88,62 +102,13 @@ def load_model(path: str | Path) -> ModelFile:
         raise UserError(
             f"{path} is damaged or no safetensors file ({reason(error)}): copy it again, or pass another."
         ) from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is no detector of resdet, its metadata do not say so: pass a run folder.")
+    if metadata.get("format") not in FORMATS:
+        raise UserError(f"{path} is no network of resdet, its metadata do not say so: pass a run folder.")
     try:
-        config = from_dict(DetConfig, json.loads(metadata["config"]))
+        config = from_dict(FORMATS[metadata["format"]], json.loads(metadata["config"]))
         return ModelFile(weights, tuple(json.loads(metadata["classes"])), config, int(metadata["step"]))
     except (KeyError, ValueError, UserError) as error:
         raise UserError(f"{path} cannot be used ({reason(error)}): use the resdet that wrote it.") from error
-
-
-def start_from(model: nn.Module, config: DetConfig, classes: tuple[str, ...]) -> str:
-    """Give the fresh detector `model` the weights that `config.weights` names; returns what came from where.
-
-    A detector of resdet is taken whole; if it knows other classes, all but its two last layers. Anything else is
-    taken for torchvision's ResNet and becomes trunk and conv5_x. Raises UserError if a name or shape disagrees.
-    """
-    source = config.weights
-    if not source:
-        if config.model.norm == "frozen":
-            raise UserError(
-                "Frozen batch normalisation needs trained statistics: pass --weights torchvision (or a file), or "
-                "train from scratch with --model.norm group --model.freeze."
-            )
-        return "All weights start at random."
-    own = model.state_dict()
-    if source == "torchvision" or Path(source).suffix in (".pt", ".pth"):
-        state = (
-            torchvision_resnet(config.model.depth) if source == "torchvision" else read_torchvision(Path(source))
-        )
-        taken = {name.replace("conv5_x.", "head.conv5_x.", 1): t for name, t in state.items() if "fc." not in name}
-        fresh = [name for name in own if not name.startswith(("trunk.", "head.conv5_x."))]
-        story = f"trunk and conv5_x from {source}; RPN and the last layers start at random."
-    else:
-        file = load_model(source)
-        fresh = [] if file.classes == classes else [n for n in own if n.startswith(CLASS_LAYERS)]
-        taken = {name: tensor for name, tensor in file.weights.items() if name not in fresh}
-        story = (
-            f"all weights from {source}."
-            if not fresh
-            else (
-                f"{source} knows other classes ({', '.join(file.classes)}): all but "
-                f"{' and '.join(CLASS_LAYERS)} comes from it; these start at random."
-            )
-        )
-    load_strictly(model, taken | {name: own[name] for name in fresh}, source)
-    return story
-
-
-def read_torchvision(path: Path) -> dict[str, Tensor]:
-    """A ResNet that torchvision's users saved, under the names of `ResNet`."""
-    if not path.is_file():
-        raise UserError(f'There are no weights {path}: pass a file, a run folder, or "torchvision".')
-    state = read_torch_file(path)
-    try:
-        return from_torchvision(state)
-    except UserError as error:
-        raise UserError(f"{path} cannot be used: {error}") from error
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

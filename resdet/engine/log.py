@@ -50,7 +50,7 @@ class TrainLog:
         self.events.close()
 
     def step(self, terms: Mapping[str, float], images: int, waited: float) -> None:
-        """Count one step: its loss terms, its images, and the seconds it waited for data."""
+        """Count one step: its loss and figures, its images, and the seconds it waited for data."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count, self.images, self.waited = self.count + 1, self.images + images, self.waited + waited
@@ -65,12 +65,12 @@ class TrainLog:
         left = (time.perf_counter() - self.started) / (step - self.start) * (self.steps - step)
         self.write(
             step,
-            {"loss": sum(means.values()), **means, "lr": lr, "images_per_second": self.images / seconds}
+            {**means, "lr": lr, "images_per_second": self.images / seconds}
             | {"data_wait": self.waited / seconds, "seconds_left": left},
         )
         terms = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         self.console.print(
-            f"step {step}/{self.steps}  loss {sum(means.values()):.4f}  {terms}  lr {lr:.2e}  "
+            f"step {step}/{self.steps}  {terms}  lr {lr:.2e}  "
             f"{self.images / seconds:.1f} images/s  data {100 * self.waited / seconds:.0f}%  "
             f"left {timedelta(seconds=round(left))}"
         )

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +19,8 @@ from resdet.config import SolverConfig
 from resdet.engine.checkpoint import load_state, save_state, write_text
 from resdet.engine.log import TrainLog
 from resdet.engine.runtime import Runtime, from_main, mean, seed_everything
-from resdet.engine.solver import build_optimizer, lr_at
+from resdet.engine.solver import lr_at
+from resdet.engine.state import TrainState
 from resdet.errors import UserError
 
 
@@ -33,20 +33,13 @@ class NamedBatch(Protocol):
 
 
 class NamedLosses(Protocol):
-    """Loss terms, a named tuple of scalars."""
+    """A named tuple of scalars: loss terms, and figures to watch."""
+
+    @property
+    def loss(self) -> Tensor:
+        """what is minimised"""
 
     def _asdict(self) -> dict[str, Tensor]: ...
-
-
-@dataclass
-class Progress:
-    """How far a training has come."""
-
-    step: int = 0
-    best: float = -math.inf
-    """of the metric that picks the best checkpoint"""
-    stale: int = 0
-    """evaluations since then"""
 
 
 def fit(
@@ -54,9 +47,9 @@ def fit(
     *,
     losses: Callable[[nn.Module, Any], NamedLosses],
     batches: Callable[[int], Iterator[NamedBatch]],
-    evaluate: Callable[[], dict[str, float]],
+    evaluate: Callable[[Any], dict[str, float]],
     metric: str,
-    save_model: Callable[[Path, int], None],
+    save_model: Callable[[Any, Path, int], None],
     solver: SolverConfig,
     seed: int,
     runtime: Runtime,
@@ -68,27 +61,25 @@ def fit(
     Args:
         losses: network, batch → loss terms
         batches: first step → its batches and those of all later steps, `solver.accumulate` for each step
-        evaluate: → figures, the same on every process
+        evaluate: network → figures, the same on every process
         metric: the figure whose highest value marks the best model
-        save_model: path, step → writes the weights
+        save_model: network, path, step → writes the weights
         folder: model.safetensors (best), last.safetensors, state.pt, metrics.jsonl, metrics.json
         resume: go on from the folder's state.pt
     """
-    model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(model, solver)
-    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-    progress = Progress()
+    state = TrainState(model, solver, runtime)
     if resume:
-        progress = _restore(from_main(lambda: load_state(folder / "state.pt")), model, optimizer, scaler)
+        state.load_state_dict(from_main(lambda: load_state(folder / "state.pt")))
     elif runtime.is_main:  # so that a training can be resumed from its first moment
-        save_state(folder / "state.pt", _state(progress, model, optimizer, scaler))
+        save_state(folder / "state.pt", state.state_dict())
     network = DistributedDataParallel(model) if runtime.world > 1 else model
 
+    progress = state.progress
     stream = batches(progress.step)
     with TrainLog(folder, progress.step, solver.steps) if runtime.is_main else nullcontext() as log:
-        while not _end(progress, solver):
-            lr = lr_at(progress.step, solver)
-            for group in optimizer.param_groups:
+        while not progress.end(solver):
+            lr = lr_at(progress.step, solver, progress.plateaus)
+            for group in state.optimizer.param_groups:
                 group["lr"] = lr
             model.train()
             fetched = time.perf_counter()
@@ -96,7 +87,9 @@ def fit(
             waited = time.perf_counter() - fetched
             # After the fetch, since a data loader that starts (at a resume too) draws from torch's generator.
             seed_everything(seed, progress.step, runtime.rank)
-            terms = train_step(network, parts, losses, optimizer, scaler, runtime, solver.clip_norm)
+            terms = train_step(network, parts, losses, state.optimizer, state.scaler, runtime, solver.clip_norm)
+            if state.average:
+                state.average.update_parameters(model)
             progress.step += 1
 
             evaluates = _due(progress.step, solver.eval_every, solver.steps)
@@ -106,11 +99,16 @@ def fit(
                 if saves or _due(progress.step, solver.log_every, solver.steps):
                     log.flush(progress.step, lr)
             if evaluates:
-                _evaluate(evaluate, metric, progress, log, save_model, folder)
+                started = time.perf_counter()
+                figures = evaluate(state.evaluated)
+                better = progress.note(figures[metric], solver)
+                if log:
+                    log.evaluation(progress.step, figures, time.perf_counter() - started)
+                    _save_weights(save_model, state, figures, better, folder)
             if saves and runtime.is_main:
-                save_state(folder / "state.pt", _state(progress, model, optimizer, scaler))
+                save_state(folder / "state.pt", state.state_dict())
         if log:
-            log.say(f"The training ends here: {_end(progress, solver)}.")
+            log.say(f"The training ends here: {progress.end(solver)}.")
 
 
 def train_step(
@@ -122,7 +120,7 @@ def train_step(
     runtime: Runtime,
     clip_norm: float,
 ) -> dict[str, float]:
-    """One step of the optimizer on the mean loss of `parts`; returns the loss terms, over all processes.
+    """One step of the optimizer on the mean loss of `parts`; returns the figures, over all processes.
 
     Raises UserError that names the images if the loss or the gradient is not finite; the weights are untouched.
     """
@@ -132,11 +130,12 @@ def train_step(
         synchronised = nullcontext() if last or runtime.world == 1 else network.no_sync()  # type: ignore[operator]
         with synchronised:
             with runtime.autocast():
-                terms = losses(network, batch)._asdict()
-            total = torch.stack([term.float() for term in terms.values()])
-            values = dict(zip(terms, total.tolist(), strict=True))
+                terms = losses(network, batch)
+            named = {"loss": terms.loss, **terms._asdict()}
+            flat = torch.stack([term.detach().float() for term in named.values()])  # one copy to the CPU
+            values = dict(zip(named, flat.tolist(), strict=True))
             _refuse_infinite(values, batch.names)
-            scaler.scale(total.sum() / len(parts)).backward()
+            scaler.scale(terms.loss / len(parts)).backward()
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value / len(parts)
     scaler.unscale_(optimizer)
@@ -163,54 +162,15 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
-def _end(progress: Progress, solver: SolverConfig) -> str:
-    """Why the training is over, or nothing if it is not."""
-    if progress.step >= solver.steps:
-        return f"all {solver.steps} steps are done (solver.steps)"
-    if 0 < solver.patience <= progress.stale:
-        return f"{progress.stale} evaluations without a better one (solver.patience)"
-    return ""
-
-
-def _evaluate(
-    evaluate: Callable[[], dict[str, float]],
-    metric: str,
-    progress: Progress,
-    log: TrainLog | None,
-    save_model: Callable[[Path, int], None],
+def _save_weights(
+    save_model: Callable[[Any, Path, int], None],
+    state: TrainState,
+    figures: Mapping[str, float],
+    better: bool,
     folder: Path,
 ) -> None:
-    """Evaluate, note whether this is the best model so far, and write the weights."""
-    started = time.perf_counter()
-    figures = evaluate()
-    better = figures[metric] > progress.best or not math.isfinite(progress.best)
-    progress.best, progress.stale = (figures[metric], 0) if better else (progress.best, progress.stale + 1)
-    if log is None:
-        return
-    log.evaluation(progress.step, figures, time.perf_counter() - started)
-    save_model(folder / "last.safetensors", progress.step)
+    step = state.progress.step
+    save_model(state.evaluated, folder / "last.safetensors", step)
     if better:
-        save_model(folder / "model.safetensors", progress.step)
-        write_text(folder / "metrics.json", json.dumps({"step": progress.step, **figures}, indent=2) + "\n")
-
-
-def _state(
-    progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> dict[str, Any]:
-    """All that a training needs to go on. No random states: each step's randomness follows from its number."""
-    return {
-        "progress": asdict(progress),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-
-
-def _restore(
-    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> Progress:
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if state["scaler"]:  # nothing, if the precision was not fp16 so far
-        scaler.load_state_dict(state["scaler"])
-    return Progress(**state["progress"])
+        save_model(state.evaluated, folder / "model.safetensors", step)
+        write_text(folder / "metrics.json", json.dumps({"step": step, **figures}, indent=2) + "\n")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn, optim
 
 from resdet.config import SolverConfig
 
 
-def lr_at(step: int, solver: SolverConfig) -> float:
-    """Learning rate of the 0-based `step`: linear warm-up, then divided at each milestone."""
-    lr = solver.lr * solver.gamma ** sum(step >= milestone for milestone in solver.milestones)
+def lr_at(step: int, solver: SolverConfig, plateaus: int = 0) -> float:
+    """Learning rate of the 0-based `step`, after so many plateaus of the evaluations: schedule and warm-up."""
+    if solver.schedule == "cosine":
+        share = max(0, step - solver.warmup_steps) / max(1, solver.steps - solver.warmup_steps)
+        lr = solver.lr * (1 + math.cos(math.pi * share)) / 2
+    elif solver.schedule == "plateau":
+        lr = solver.lr * solver.gamma**plateaus
+    else:
+        lr = solver.lr * solver.gamma ** sum(step >= milestone for milestone in solver.milestones)
     if step < solver.warmup_steps:
-        lr *= solver.warmup_factor + (1 - solver.warmup_factor) * step / solver.warmup_steps
+        progress = step / solver.warmup_steps if solver.warmup == "linear" else 0
+        lr *= solver.warmup_factor + (1 - solver.warmup_factor) * progress
     return lr
 
 

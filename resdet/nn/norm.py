@@ -7,12 +7,12 @@ choice for fine-tuning), and ``group`` and ``sync_batch`` for training from scra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from resdet.errors import UserError
 
@@ -45,6 +45,22 @@ class FrozenBatchNorm2d(nn.Module):
         )
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """A tensor summed over the processes; so are the gradients on their way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose statistics are those of the joint batch of all processes.
 
@@ -56,19 +72,22 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         x32 = x.float()
-        count = all_reduce(x32.new_tensor([x32.numel() / x32.shape[1]]))
-        mean = all_reduce(x32.sum((0, 2, 3))) / count  # (C,)
+        count = _SumOverProcesses.apply(x32.new_tensor([x32.numel() / x32.shape[1]]))
+        mean = _SumOverProcesses.apply(x32.sum((0, 2, 3))) / count  # (C,)
         centered = x32 - mean[:, None, None]
-        var = all_reduce(centered.square().sum((0, 2, 3))) / count  # (C,)
+        var = _SumOverProcesses.apply(centered.square().sum((0, 2, 3))) / count  # (C,)
         self._update_running(mean.detach(), var.detach(), count)
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var * count / (count - 1), share)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -81,6 +100,26 @@ NORMS: dict[str, Norm] = {
     "group": group_norm,
     "sync_batch": SyncBatchNorm2d,
 }
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
+    """Replace moving averages by the true averages of the batches' statistics (He et al. 2015, appendix A).
+
+    `batches` are arguments of `network`, which is left in evaluation mode.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in norms]
+    network.eval()
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's word for: average over all batches
+        layer.train()
+    for arguments in batches:
+        network(*arguments)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
 
 
 def freeze(network: nn.Module, stages: Iterable[str]) -> None:

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from resdet.config import DataConfig, DetConfig, SolverConfig
-from resdet.data import build, loader
+from resdet.data import build, detection, loader
 from resdet.data.annotations import Annotations, ImageRecord, flatten
+from resdet.data.detection import DetectionDataset, Sample
 from resdet.data.images import ImageError, read_image
-from resdet.data.loader import DetectionDataset, Draw, Sample, TrainSampler, collate, epoch_batches
+from resdet.data.loader import Draw, TrainSampler, epoch_batches
 from resdet.data.shapes import CLASSES
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
 from resdet.data.transforms import TrainTransform
@@ -134,7 +135,7 @@ def annotations(shapes_root: Path) -> Annotations:
 def dataset(annotations: Annotations, *, skip: bool = True, difficult: bool = False) -> DetectionDataset:
     """Small, with everything random switched on."""
     transform = TrainTransform((40, 50), 80, flip=0.5, photometric=0.5)
-    return DetectionDataset(annotations, transform, difficult=difficult, skip_unreadable=skip)
+    return DetectionDataset(annotations, transform, difficult=difficult, unreadable="replace" if skip else "refuse")
 
 
 def train(data: DetectionDataset, workers: int, start: int = 0, steps: int = 4) -> Iterator[Batch]:
@@ -161,7 +162,7 @@ def test_workers_do_not_change_the_batches(annotations: Annotations) -> None:
 
 
 def test_workers_do_not_change_the_evaluation(annotations: Annotations) -> None:
-    data = DetectionDataset(annotations, ValTransform(40, 80), difficult=False, skip_unreadable=False)
+    data = DetectionDataset(annotations, ValTransform(40, 80), difficult=False, unreadable="refuse")
     alone, two = (list(loader.test_batches(data, 3, 0, 1, workers, pin=False)) for workers in (0, 2))
     for a, b in zip(alone, two, strict=True):
         assert_batches_equal(a, b)
@@ -170,7 +171,7 @@ def test_workers_do_not_change_the_evaluation(annotations: Annotations) -> None:
 @pytest.mark.parametrize("world", [1, 2, 3, 11])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_evaluation_sees_each_image_once(annotations: Annotations, world: int, batch_size: int) -> None:
-    data = DetectionDataset(annotations, ValTransform(20, 40), difficult=False, skip_unreadable=False)
+    data = DetectionDataset(annotations, ValTransform(20, 40), difficult=False, unreadable="refuse")
     seen = [
         index
         for rank in range(world)
@@ -185,9 +186,9 @@ def test_difficult_objects_are_left_out_unless_asked_for() -> None:
     record = ImageRecord("a", "a.jpg", (10, 10), boxes, ["x", "y", "x"], [True, False, True])
     flat = flatten([record], ("x", "y"), [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "read_image", lambda path: np.zeros((10, 10, 3), np.uint8))
+        patch.setattr(detection, "read_image", lambda path: np.zeros((10, 10, 3), np.uint8))
         for difficult, labels in ((False, [1]), (True, [0, 1, 0])):
-            data = DetectionDataset(flat, ValTransform(10, 10), difficult=difficult, skip_unreadable=False)
+            data = DetectionDataset(flat, ValTransform(10, 10), difficult=difficult, unreadable="refuse")
             sample = data[Draw(0, 0)]
             assert isinstance(sample, Sample) and sample.target.labels.tolist() == labels
             assert len(sample.target.boxes) == len(sample.target.difficult) == len(labels)
@@ -199,7 +200,7 @@ def test_collate_pads_with_zeros_and_keeps_sizes() -> None:
         image = np.full((height, width, 3), (10, 20, 30), np.uint8)
         return Sample(image, target, (2 * height, 2 * width), f"{position}.jpg", position)
 
-    batch = collate([sample(4, 6, 0), sample(5, 3, 2)])
+    batch = DetectionDataset.collate([sample(4, 6, 0), sample(5, 3, 2)])
     assert isinstance(batch, Batch)
     assert batch.images.shape == (2, 3, 5, 6) and batch.images.dtype == torch.uint8
     assert batch.sizes.tolist() == [[4, 6], [5, 3]] and batch.original_sizes.tolist() == [[8, 12], [10, 6]]
@@ -236,7 +237,7 @@ def test_training_takes_the_next_image_and_says_so(
     expected = data[Draw(4, 77)]
     assert isinstance(expected, Sample) and (sample.image == expected.image).all()
     assert len(caplog.records) == 1
-    assert_sentence(caplog.records[0].getMessage(), victim, "truncated", "replaced by the next")
+    assert_sentence(caplog.records[0].getMessage(), victim, "truncated", "left out")
 
 
 def test_training_goes_round_at_the_end(damaged: tuple[Annotations, str]) -> None:
@@ -270,7 +271,7 @@ def test_evaluation_ends_at_an_unreadable_image(
     damaged: tuple[Annotations, str], workers: int, refuses: Callable[..., object]
 ) -> None:
     annotations, victim = damaged
-    data = DetectionDataset(annotations, ValTransform(20, 40), difficult=False, skip_unreadable=False)
+    data = DetectionDataset(annotations, ValTransform(20, 40), difficult=False, unreadable="refuse")
     batches = loader.test_batches(data, 2, 0, 1, workers, pin=False)
     assert next(batches).indices == [0, 1]
     with refuses(victim, "truncated"):

@@ -30,7 +30,8 @@ from resdet.cli.eval_det import score
 from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
-from resdet.data.loader import DetectionDataset, Draw
+from resdet.data.detection import DetectionDataset
+from resdet.data.loader import Draw
 from resdet.data.transforms import TestTransform as ResizeOnly
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime, from_main, gather, mean
@@ -77,7 +78,7 @@ class Oracle(nn.Module):
 
     def __init__(self, annotations: Annotations, side: int, longest: int) -> None:
         super().__init__()
-        dataset = DetectionDataset(annotations, ResizeOnly(side, longest), difficult=True, skip_unreadable=False)
+        dataset = DetectionDataset(annotations, ResizeOnly(side, longest), difficult=True, unreadable="refuse")
         samples = [dataset[Draw(index, 0)] for index in range(len(dataset))]
         self.targets = {sample.image.tobytes(): sample.target for sample in samples}
 

@@ -42,7 +42,7 @@ def test_a_window_is_averaged_and_timed(tmp_path: Path, clock: Clock, capsys: py
     with TrainLog(tmp_path, 0, 10) as log:
         for cls, box in ((1.0, 0.5), (3.0, 0.1)):
             clock.now += 4
-            log.step({"cls": cls, "box": box}, images=6, waited=1.0)
+            log.step({"loss": cls + box, "cls": cls, "box": box}, images=6, waited=1.0)
         log.flush(2, lr=0.25)
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert row == pytest.approx(

@@ -17,17 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resdet.cli.train_det import check
+from resdet.cli.run import check
 from resdet.config import DetConfig, SolverConfig, load_config
 from resdet.data.build import read_annotations, validation_batches
 from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
 from resdet.engine import log as log_module
 from resdet.engine import loop
-from resdet.engine.checkpoint import load_model, load_state, start_from
+from resdet.engine.checkpoint import load_model, load_state
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit, train_step
 from resdet.engine.runtime import Runtime, seed_everything
 from resdet.engine.solver import lr_at
+from resdet.engine.start import start_detector
 from resdet.errors import UserError
 from resdet.evaluation.predict import mean_losses, to_device
 from resdet.types import Batch, Losses, Target
@@ -55,6 +56,10 @@ class ToyBatch(NamedTuple):
 class ToyLosses(NamedTuple):
     fit: Tensor
     size: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        return self.fit + self.size
 
 
 def toy_network() -> nn.Module:
@@ -87,9 +92,9 @@ def train_toy(folder: Path, solver: SolverConfig = SOLVER, **changes: Any) -> nn
     settings: dict[str, Any] = {
         "losses": toy_losses,
         "batches": lambda start: toy_batches(start, solver.accumulate),
-        "evaluate": lambda: {"map": float(next(network.parameters()).detach().abs().mean())},
+        "evaluate": lambda net: {"map": float(next(net.parameters()).detach().abs().mean())},
         "metric": "map",
-        "save_model": lambda path, step: path.write_text(str(step)),
+        "save_model": lambda net, path, step: path.write_text(str(step)),
         "solver": solver,
         "seed": 3,
         "runtime": ALONE,
@@ -216,7 +221,7 @@ def test_resuming_a_training_that_is_over_changes_nothing_and_says_why(
     patience: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     solver = replace(SOLVER, patience=patience)
-    train_toy(tmp_path, solver, evaluate=lambda: {"map": 0.5})
+    train_toy(tmp_path, solver, evaluate=lambda net: {"map": 0.5})
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     capsys.readouterr()
     train_toy(tmp_path, solver, resume=True)
@@ -391,10 +396,10 @@ def test_a_divergence_names_the_images_and_leaves_the_checkpoint(
 # The end
 
 
-def figures(*values: float) -> Callable[[], dict[str, float]]:
+def figures(*values: float) -> Callable[[nn.Module], dict[str, float]]:
     """An evaluation that finds these, one after the other."""
     stream = iter(values)
-    return lambda: {"map": next(stream)}
+    return lambda network: {"map": next(stream)}
 
 
 def test_the_best_and_the_last_model_are_kept_apart(tmp_path: Path) -> None:
@@ -413,7 +418,7 @@ def test_the_best_is_remembered_over_a_resume(tmp_path: Path, monkeypatch: pytes
     monkeypatch.undo()
     train_toy(tmp_path, solver, evaluate=figures(0.3, 0.4), resume=True)
     assert (tmp_path / "model.safetensors").read_text() == "2"
-    assert load_state(tmp_path / "state.pt")["progress"] == {"step": 5, "best": 0.5, "stale": 3}
+    assert load_state(tmp_path / "state.pt")["progress"] == {"step": 5, "best": 0.5, "stale": 3, "plateaus": 0}
 
 
 @pytest.mark.parametrize(("patience", "steps"), [(0, 6), (1, 3), (2, 4), (3, 6)])
@@ -461,7 +466,7 @@ def test_speed_waiting_and_time_left_are_those_of_the_clock(
         clock.now += 3
         return toy_losses(network, batch)
 
-    def evaluate() -> dict[str, float]:
+    def evaluate(network: nn.Module) -> dict[str, float]:
         clock.now += 1000
         return {"map": 0.5}
 
@@ -566,7 +571,7 @@ def test_fine_tuning_on_the_same_classes_keeps_everything(recipe: Path, finished
     file = load_model(finished / "last.safetensors")
     config = load_config(recipe, ["--weights", str(finished / "last.safetensors")])
     model = fresh_detector(config)
-    assert f"all weights from {finished}/last.safetensors" in start_from(model, config, file.classes).lower()
+    assert f"all weights from {finished}/last.safetensors" in start_detector(model, config, file.classes).lower()
     torch.testing.assert_close(dict(model.state_dict()), file.weights, rtol=0, atol=0)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resdet.nn.blocks import BasicBlock, Bottleneck, Conv2d, Projection, shortcut
+from resdet.nn.blocks import BasicBlock, Bottleneck, Conv2d, PaddedIdentity, Projection, make_shortcut
 from resdet.nn.norm import FrozenBatchNorm2d
 
 
@@ -66,11 +66,16 @@ def test_autocast_keeps_its_type_on_that_way():
     torch.testing.assert_close(y.float(), conv(x), rtol=2e-2, atol=2e-2)
 
 
-def test_shortcut_projects_only_where_the_shape_changes():
-    assert isinstance(shortcut(8, 8, 1, FrozenBatchNorm2d), nn.Identity)
-    assert isinstance(shortcut(8, 8, 2, FrozenBatchNorm2d), Projection)
-    assert isinstance(shortcut(8, 16, 1, FrozenBatchNorm2d), Projection)
-    assert shortcut(8, 16, 2, FrozenBatchNorm2d)(torch.randn(1, 8, 5, 6)).shape == (1, 16, 3, 3)
+@pytest.mark.parametrize(
+    "kind, changed, kept",
+    [("A", PaddedIdentity, nn.Identity), ("B", Projection, nn.Identity), ("C", Projection, Projection)],
+)
+def test_shortcut_options(kind, changed, kept):
+    assert isinstance(make_shortcut(kind, 8, 8, 1, FrozenBatchNorm2d), kept)
+    for outputs, stride in ((8, 2), (16, 1), (16, 2)):
+        shortcut = make_shortcut(kind, 8, outputs, stride, FrozenBatchNorm2d)
+        assert isinstance(shortcut, changed)
+        assert shortcut(torch.randn(1, 8, 5, 6)).shape == (1, outputs, -(-5 // stride), -(-6 // stride))
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from resdet.errors import UserError
-from resdet.nn.norm import NORMS, FrozenBatchNorm2d, SyncBatchNorm2d, freeze, group_norm
+from resdet.nn.norm import NORMS, FrozenBatchNorm2d, SyncBatchNorm2d, freeze, group_norm, recalibrate
 from resdet.nn.resnet import ResNet
 
 
@@ -94,3 +94,22 @@ def test_freezing_an_unknown_stage_is_refused(name):
         UserError, match=rf"There is no stage .{name}. to freeze: the stages are conv1, .*conv4_x\."
     ):
         freeze(trunk, ("conv1", name))
+
+
+def test_recalibrated_statistics_are_the_averages_over_the_batches():
+    """He et al. 2015, appendix A, against a loop: mean of the means, mean of the unbiased variances."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), SyncBatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 2, 1))
+    net.append(nn.BatchNorm2d(2, momentum=0.3))
+    batches = [(torch.randn(5, 3, 6, 6) * 3 + 1,) for _ in range(4)]
+    weights = {name: p.clone() for name, p in net.named_parameters()}
+    recalibrate(net, iter(batches))
+    assert not any(module.training for module in net.modules())
+    assert (net[1].momentum, net[5].momentum) == (0.1, 0.3)
+    assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())
+    with torch.no_grad():
+        first = [net[0](x) for (x,) in batches]
+        torch.testing.assert_close(net[1].running_mean, torch.stack([y.mean((0, 2, 3)) for y in first]).mean(0))
+        torch.testing.assert_close(net[1].running_var, torch.stack([y.var((0, 2, 3)) for y in first]).mean(0))
+        normed = [nn.functional.batch_norm(y, None, None, net[1].weight, net[1].bias, True) for y in first]
+        second = [net[4](y.relu()) for y in normed]  # dropout is off
+        torch.testing.assert_close(net[5].running_mean, torch.stack([y.mean((0, 2, 3)) for y in second]).mean(0))

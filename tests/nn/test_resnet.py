@@ -1,12 +1,17 @@
-"""resdet.nn.resnet against torchvision's ResNet under copied weights."""
+"""resdet.nn.resnet against torchvision's ResNet and a literal forward, under copied weights."""
+
+import re
 
 import pytest
+import reference
 import torch
 import torchvision.models
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from resdet.nn.blocks import BasicBlock
 from resdet.nn.norm import NORMS, FrozenBatchNorm2d
-from resdet.nn.resnet import ResNet, Trunk
+from resdet.nn.resnet import ARCHITECTURES, CifarResNet, ResNet, Trunk
 from resdet.nn.weights import from_torchvision, load_strictly
 
 
@@ -114,5 +119,141 @@ def test_fresh_convolutions_keep_the_variance():
 
 
 def test_an_unknown_depth_is_refused():
-    with pytest.raises(ValueError, match=r"No ResNet of 20 layers: choose from 18, 34, 50, 101, 152\."):
+    with pytest.raises(ValueError, match=r"No ResNet of 20 layers: choose from 18, 34, 50, 101, 152, 200\."):
         ResNet(20, norm=FrozenBatchNorm2d)
+
+
+# The networks of both papers against a literal forward
+
+
+def fill(net):
+    """Weights and statistics that are all different, in float64."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return net.double().eval()
+
+
+def cifar_stages(units):
+    return {"conv2_x": (units, 1), "conv3_x": (units, 2), "conv4_x": (units, 2)}
+
+
+ORDERS = ["original", "norm_after", "relu_before", "relu_preactivation", "full_preactivation"]
+JOININGS = ["add", "scale", "exclusive_gate", "shortcut_gate", "dropout"]
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C", "none"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_cifar_networks_equal_the_literal_forward(order, shortcut, bottleneck):
+    depth = 20 if bottleneck else 14
+    options = {"order": order, "shortcut": shortcut, "bottleneck": bottleneck}
+    net = fill(CifarResNet(depth, norm=nn.BatchNorm2d, **options))
+    images = torch.randn(2, 3, 16, 16).double()
+    expected = reference.residual_network(
+        net.state_dict(), images, stages=cifar_stages(2), order=order, plain=shortcut == "none"
+    )
+    assert (expected[0] - expected[1]).abs().max() > 1e-6
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), expected)
+
+
+@pytest.mark.parametrize("joining", JOININGS)
+@pytest.mark.parametrize("order", ["original", "full_preactivation"])
+def test_joinings_equal_the_literal_forward(order, joining):
+    net = fill(CifarResNet(14, norm=nn.BatchNorm2d, order=order, shortcut="A", joining=joining))
+    images = torch.randn(2, 3, 16, 16).double()
+    expected = reference.residual_network(
+        net.state_dict(), images, stages=cifar_stages(2), order=order, joining=joining
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), expected)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("options", [{"order": "full_preactivation"}, {"shortcut": "none"}, {"shortcut": "A"}])
+def test_imagenet_networks_equal_the_literal_forward(depth, options):
+    net = fill(ResNet(depth, num_classes=5, norm=nn.BatchNorm2d, **options))
+    units = ARCHITECTURES[depth][1]
+    stages = {f"trunk.conv{i}_x": (count, 1 if i == 2 else 2) for i, count in enumerate(units[:3], 2)}
+    expected = reference.residual_network(
+        net.state_dict(),
+        images := torch.randn(2, 3, 64, 48).double(),
+        stages={**stages, "conv5_x": (units[3], 2)},
+        order=options.get("order", "original"),
+        plain=options.get("shortcut") == "none",
+        pool=True,
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), expected)
+
+
+def test_dropout_on_the_shortcut_drops_half_of_it_in_training():
+    block = BasicBlock(4, 4, 1, norm=nn.BatchNorm2d, joining="dropout", order="relu_before")
+    nn.init.zeros_(block.norm2.weight)  # no residual
+    x = torch.ones(8, 4, 16, 16)
+    assert set(block.train()(x).unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(block.eval()(x), x)
+
+
+def parameters(make):
+    with torch.device("meta"):
+        return sum(p.numel() for p in make().parameters())
+
+
+@pytest.mark.parametrize(
+    "depth, options, millions",
+    [
+        *((20, {}, 0.27), (32, {}, 0.46), (44, {}, 0.66), (56, {}, 0.85), (110, {}, 1.7), (1202, {}, 19.4)),
+        (20, {"shortcut": "none"}, 0.27),
+        (110, {"order": "full_preactivation"}, 1.7),
+        (164, {"order": "full_preactivation", "bottleneck": True, "shortcut": "B"}, 1.7),
+        (1001, {"order": "full_preactivation", "bottleneck": True, "shortcut": "B"}, 10.3),
+    ],
+)
+def test_cifar_networks_have_the_parameters_of_the_papers(depth, options, millions):
+    """2015, Table 6; 2016, Table 4, which says 10.2 for 1001 layers: that is without the normalisations' 0.15."""
+    count = parameters(lambda: CifarResNet(depth, norm=nn.BatchNorm2d, **{"shortcut": "A", **options})) / 1e6
+    assert round(count, 2 if millions < 1 else 1) == millions
+
+
+@pytest.mark.parametrize("depth, billions", [(18, 1.8), (34, 3.6), (50, 3.8), (101, 7.6), (152, 11.3)])
+def test_imagenet_networks_have_the_multiplications_of_table_1(depth, billions):
+    with torch.device("meta"):
+        net = ResNet(depth, norm=FrozenBatchNorm2d, stride_in_1x1=True)
+        images = torch.zeros(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as counter:
+        net(images)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(billions, abs=0.07)
+
+
+def test_a_plain_network_is_a_residual_one_without_its_shortcuts():
+    residual, plain = (parameters(lambda s=s: ResNet(34, norm=nn.BatchNorm2d, shortcut=s)) for s in ("A", "none"))
+    assert residual == plain
+
+
+def test_dense_evaluation_of_a_crop_is_the_crop_s_and_of_more_the_mean_over_windows():
+    net = fill(ResNet(18, num_classes=5, norm=nn.BatchNorm2d))
+    images = torch.randn(1, 3, 288, 256).double()
+    with torch.no_grad():
+        crop = images[:, :, :224, :224]
+        torch.testing.assert_close(net.dense(crop), net(crop))
+        features = net.conv5_x(net.trunk(images))
+        assert features.shape[2:] == (9, 8)
+        windows = [features[:, :, y : y + 7, x : x + 7].mean((2, 3)) for y in range(3) for x in range(2)]
+        torch.testing.assert_close(net.dense(images), torch.stack([net.fc(w) for w in windows]).mean(0))
+
+
+@pytest.mark.parametrize(
+    "depth, bottleneck, message",
+    [(21, False, "6n + 2"), (20, True, None), (56, True, None), (22, True, "9n + 2"), (2, False, "6n")],
+)
+def test_a_cifar_network_has_whole_units(depth, bottleneck, message):
+    if message is None:
+        CifarResNet(depth, norm=nn.BatchNorm2d, bottleneck=bottleneck)
+    else:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            CifarResNet(depth, norm=nn.BatchNorm2d, bottleneck=bottleneck)

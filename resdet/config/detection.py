@@ -1,24 +1,14 @@
-"""Every setting of a training, with its default, unit and source.
+"""The settings of a detector's training.
 
-A recipe in configs/ is a Python file with ``config = DetConfig(...)`` that names what differs from the defaults.
 The defaults are the ResNet entry on PASCAL VOC (He et al. 2015, appendix A, with the settings of Faster R-CNN).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import re
-import runpy
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Literal
 
-import tyro
-from typeguard import TypeCheckError, check_type
-
-from resdet.errors import UserError, reason
+from resdet.config.solver import SolverConfig
 
 # In the order of the VOC results tables.
 VOC_CLASSES = (
@@ -143,48 +133,6 @@ class RoIConfig:
 
 
 @dataclass(frozen=True)
-class SolverConfig:
-    """The optimizer and what surrounds it."""
-
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd as in the papers; adamw learns faster from scratch when steps are few"""
-    lr: float = 1e-3
-    """learning rate after the warm-up (Faster R-CNN §3.1.3)"""
-    steps: int = 80_000
-    """optimizer steps in all"""
-    milestones: tuple[int, ...] = (60_000,)
-    """steps at which the learning rate is multiplied by gamma"""
-    gamma: float = 0.1
-    """factor at each milestone"""
-    warmup_steps: int = 0
-    """the learning rate grows linearly over these first steps"""
-    warmup_factor: float = 0.1
-    """the share of the learning rate to start the warm-up at"""
-    batch_size: int = 1
-    """images in a step, over all processes together (Faster R-CNN §3.1.3: one)"""
-    accumulate: int = 1
-    """parts that each process cuts its share of the batch into, to save memory"""
-    momentum: float = 0.9
-    """of SGD; adamw has its usual 0.9 and 0.999"""
-    weight_decay: float = 5e-4
-    """of the optimizer (Faster R-CNN §3.1.3)"""
-    decay_all: bool = False
-    """decay normalisations and biases too (He et al. 2015 decay every parameter)"""
-    clip_norm: float = 0.0
-    """the gradient's norm is clipped to this; 0 clips nothing"""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """type of the multiplications; auto picks bf16 where the processor has it"""
-    eval_every: int = 5_000
-    """steps between evaluations on the validation data; 0 evaluates only at the end"""
-    save_every: int = 1_000
-    """steps between checkpoints to resume from"""
-    log_every: int = 20
-    """steps between lines of the log"""
-    patience: int = 0
-    """stop after this many evaluations without a better one; 0 never stops early"""
-
-
-@dataclass(frozen=True)
 class TestConfig:
     """From scores to detections."""
 
@@ -224,77 +172,3 @@ class DetConfig:
     roi: RoIConfig = field(default_factory=RoIConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     test: TestConfig = field(default_factory=TestConfig)
-
-
-T = TypeVar("T")
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> DetConfig:
-    """The `config` of the recipe file `path`, with command-line overrides such as ``--solver.lr 2e-3``.
-
-    Raises UserError for a missing file or an unknown setting in it; an unknown override ends the program with
-    tyro's message, which suggests the right spelling.
-    """
-    path = Path(path)
-    if not path.is_file():
-        recipes = ", ".join(sorted(str(p) for p in Path("configs").rglob("*.py")))
-        raise UserError(f"There is no recipe {path}; those here are: {recipes or 'none'}.")
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except Exception as error:
-        raise UserError(f"The recipe {path} cannot be read: {_explain(error)}") from error
-    if not isinstance(config, DetConfig):
-        raise UserError(f"The recipe {path} must define `config = DetConfig(...)`.")
-    _check_types(config, path)
-    if not config.name:
-        config = dataclasses.replace(config, name=path.stem)
-    return override(config, overrides)
-
-
-def override(config: DetConfig, overrides: Sequence[str]) -> DetConfig:
-    """`config` with command-line overrides applied."""
-    return tyro.cli(tyro.conf.AvoidSubcommands[type(config)], default=config, args=list(overrides))  # type: ignore[misc]
-
-
-def _check_types(config: Any, recipe: Path, section: str = "") -> None:
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(hint) and isinstance(value, hint):  # type: ignore[arg-type]
-            _check_types(value, recipe, f"{name}.")
-            continue
-        try:
-            check_type(value, hint)
-        except TypeCheckError as error:
-            kind = hint.__name__ if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
-            raise UserError(f"The recipe {recipe} sets {section}{name} to {value!r}: it must be {kind}.") from error
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain dictionaries, for JSON."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The inverse of `to_dict`, also after a way through JSON. Raises UserError for an unknown setting."""
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}: the config was written by another version.")
-    return cls(**{name: _revive(hints[name], value) for name, value in values.items()})
-
-
-def _revive(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)  # type: ignore[arg-type]
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _explain(error: Exception) -> str:
-    """The error of a recipe file in one sentence; for a misspelt setting, with the nearest name."""
-    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if not match:
-        return f"{reason(error)}."
-    cls, name = match.groups()
-    known = [f.name for f in dataclasses.fields(globals()[cls])] if cls in globals() else []
-    near = difflib.get_close_matches(name, known, 1)
-    return f"{cls} has no setting {name!r}" + (f", did you mean {near[0]!r}?" if near else ".")

@@ -1,0 +1,5 @@
+"""The plain network of 44 layers on CIFAR-10 (He et al. 2015, Fig. 6 left)."""
+
+from resdet.config import cifar10
+
+config = cifar10(44, shortcut="none")

@@ -1,0 +1,1 @@
+"""Image classification with the residual networks: what is trained before a detector."""

@@ -1,0 +1,133 @@
+"""Train a classifier: from the command line to the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from resdet.classification.classifier import Classifier, build_classifier, classification_loss, mixed_loss
+from resdet.cli.run import check, parse
+from resdet.config import ClsConfig, to_dict
+from resdet.data.build_cls import (
+    Images,
+    cls_training_batches,
+    cls_validation_batches,
+    describe_images,
+    pixel_statistics,
+    read_images,
+)
+from resdet.engine import runtime as runtimes
+from resdet.engine.checkpoint import ModelFile, load_model, save_model, write_text
+from resdet.engine.log import read_metrics
+from resdet.engine.loop import fit
+from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.start import start_classifier
+from resdet.evaluation.classification import accuracies, cross_entropy, predict_probabilities
+from resdet.nn.norm import recalibrate
+from resdet.nn.weights import load_strictly
+from resdet.types import ClsBatch, ClsLosses, Crop
+from resdet.visualize import plot_classification
+
+
+def main(arguments: Sequence[str]) -> None:
+    """RECIPE [--setting VALUE …], or --resume RUN [--setting VALUE …]: train a classifier"""
+    runtimes.join()
+    try:
+        config, resume = parse(arguments, ClsConfig, "train_cls")
+        train(config, runtimes.start(config.device, config.solver.precision), resume)
+    finally:
+        runtimes.leave()
+
+
+def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:
+    """Train as `config` says and leave the run folder, with the training curve as a picture."""
+    folder = Path(config.runs) / config.name
+    check(config, runtime, folder, resume)
+    say = print if runtime.is_main else (lambda text: None)
+    training, validation = read_images(config.data)
+    classes = training.classes
+    say(describe_images(training, "training"))
+    say(describe_images(validation, "validation"))
+
+    seed_everything(config.seed)
+    statistics = runtimes.from_main(lambda: pixel_statistics(training, config))
+    model = build_classifier(config.model, len(classes), *statistics)
+    if not resume:
+        say(start_classifier(model, config, classes))
+    if config.solver.compile:
+        model.network.compile()
+    if runtime.is_main:
+        write_text(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
+
+    def batches(start: int) -> Iterator[ClsBatch]:
+        return cls_training_batches(training, config, runtime, start)
+
+    def losses(network: nn.Module, batch: ClsBatch) -> ClsLosses:
+        images, labels, crop = to_device(batch, runtime.device)
+        if config.loss.mixup:
+            return mixed_loss(network, images, labels, config.loss.mixup, config.loss.label_smoothing, crop)
+        return classification_loss(network(images, crop), labels, config.loss.label_smoothing)
+
+    def evaluate(network: Classifier) -> dict[str, float]:
+        found = predict_probabilities(network, cls_validation_batches(validation, config, runtime), runtime)
+        loss = cross_entropy(found.values, found.labels)
+        return {"val_loss": loss, **accuracies(found.values, found.labels)._asdict()}
+
+    def save(network: nn.Module, path: Path, step: int) -> None:
+        save_model(path, ModelFile(network.state_dict(), classes, config, step))
+
+    fit(
+        model,
+        losses=losses,
+        batches=batches,
+        evaluate=evaluate,
+        metric=config.test.metric,
+        save_model=save,
+        solver=config.solver,
+        seed=config.seed,
+        runtime=runtime,
+        folder=folder,
+        resume=resume,
+    )
+    if config.test.recalibrate:
+        recalibrate_best(model, training, config, runtime, folder, save)
+    if runtime.is_main:
+        plot_classification(read_metrics(folder / "metrics.jsonl"), folder / "curves.png")
+    say(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
+
+
+def to_device(batch: ClsBatch, device: torch.device) -> tuple[Tensor, Tensor, Crop | None]:
+    """Images, labels and crop of `batch` on `device`."""
+    crop = batch.crop
+    if crop:
+        crop = Crop(crop.offsets.to(device), crop.flips.to(device), crop.padding)
+    return batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True), crop
+
+
+def recalibrate_best(
+    model: Classifier,
+    training: Images,
+    config: ClsConfig,
+    runtime: Runtime,
+    folder: Path,
+    save: Callable[[nn.Module, Path, int], None],
+) -> None:
+    """Write the best model again with true averages as batch-norm statistics (He et al. 2015, appendix A)."""
+    file = runtimes.from_main(lambda: load_model(folder, ClsConfig))
+    load_strictly(model, file.weights, str(folder))
+    parts = max(1, config.test.recalibrate // config.solver.batch_size) * config.solver.accumulate
+
+    def inputs() -> Iterator[tuple[Tensor, Crop | None]]:
+        for batch in islice(cls_training_batches(training, config, runtime, 0), parts):
+            images, _, crop = to_device(batch, runtime.device)
+            yield images, crop
+
+    with runtime.autocast():
+        recalibrate(model, inputs())
+    if runtime.is_main:
+        save(model, folder / "model.safetensors", file.step)

@@ -1,0 +1,46 @@
+"""Every setting of a training, with its default, unit and source.
+
+A recipe in configs/ is a Python file with ``config = DetConfig(...)`` or ``config = ClsConfig(...)`` that names
+what differs from the defaults.
+"""
+
+from resdet.config.cifar import cifar10
+from resdet.config.classification import (
+    ClsConfig,
+    ClsDataConfig,
+    ClsLossConfig,
+    ClsModelConfig,
+    ClsTestConfig,
+)
+from resdet.config.detection import (
+    VOC_CLASSES,
+    DataConfig,
+    DetConfig,
+    ModelConfig,
+    RoIConfig,
+    RPNConfig,
+    TestConfig,
+)
+from resdet.config.files import from_dict, load_config, override, to_dict
+from resdet.config.solver import SolverConfig
+
+__all__ = [
+    "VOC_CLASSES",
+    "ClsConfig",
+    "ClsDataConfig",
+    "ClsLossConfig",
+    "ClsModelConfig",
+    "ClsTestConfig",
+    "DataConfig",
+    "DetConfig",
+    "ModelConfig",
+    "RPNConfig",
+    "RoIConfig",
+    "SolverConfig",
+    "TestConfig",
+    "cifar10",
+    "from_dict",
+    "load_config",
+    "override",
+    "to_dict",
+]

@@ -1,0 +1,81 @@
+"""Annotated images as samples and batches of a detector."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from resdet.data.annotations import Annotations
+from resdet.data.images import ImageError, read_image
+from resdet.data.loader import ImageDataset, Unreadable
+from resdet.data.transforms import TestTransform, TrainTransform
+from resdet.types import Batch, Target
+
+
+class Sample(NamedTuple):
+    """One image on its way into a batch."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8"""
+    target: Target
+    original_size: tuple[int, int]
+    name: str
+    position: int
+    """in the data set"""
+
+
+class DetectionDataset(ImageDataset):
+    """Annotations, images and a transform.
+
+    Args:
+        difficult: keep objects marked difficult in the targets
+        unreadable: as in `ImageDataset`
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        transform: TrainTransform | TestTransform,
+        *,
+        difficult: bool,
+        unreadable: Unreadable,
+    ) -> None:
+        super().__init__(len(annotations), unreadable)
+        self.annotations, self.transform, self.difficult = annotations, transform, difficult
+
+    def load(self, index: int, seed: int) -> Sample:
+        """The image at `index`, resized and augmented as `seed` says. Raises ImageError."""
+        name = self.annotations.file(index)
+        image = read_image(name)
+        if image.shape[:2] != tuple(self.annotations.sizes[index]):
+            raise ImageError(f"{name} has changed its size since the annotations were read.")
+        target = self.annotations.target(index)
+        if not self.difficult:
+            easy = ~target.difficult
+            target = Target(target.boxes[easy], target.labels[easy], target.difficult[easy])
+        resized, target = self.transform(image, target, seed)
+        return Sample(resized, target, image.shape[:2], name, index)
+
+    @staticmethod
+    def collate(samples: list[Sample | ImageError]) -> Batch | ImageError:
+        """Pad the images of a batch at the right and at the bottom to a common size."""
+        good: list[Sample] = []
+        for sample in samples:
+            if isinstance(sample, ImageError):
+                return sample
+            good.append(sample)
+        height, width = (max(sample.image.shape[axis] for sample in good) for axis in (0, 1))
+        images = torch.zeros((len(good), 3, height, width), dtype=torch.uint8)
+        for canvas, sample in zip(images, good, strict=True):
+            h, w = sample.image.shape[:2]
+            canvas[:, :h, :w] = torch.from_numpy(sample.image).permute(2, 0, 1)
+        return Batch(
+            images,
+            torch.tensor([sample.image.shape[:2] for sample in good]),
+            [sample.target for sample in good],
+            torch.tensor([sample.original_size for sample in good]),
+            [sample.name for sample in good],
+            [sample.position for sample in good],
+        )

@@ -1,0 +1,99 @@
+"""Images in folders SPLIT/CLASS, such as ImageNet, for classification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from resdet.data.images import ImageError, read_image
+from resdet.data.loader import ImageDataset, Unreadable
+from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
+from resdet.errors import UserError
+from resdet.types import ClsBatch
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+class ImageFolder(NamedTuple):
+    """M image files and their classes, in flat arrays that workers share without copying."""
+
+    root: Path
+    files: np.ndarray
+    """(M,) bytes, paths below `root`"""
+    labels: np.ndarray
+    """(M,) int64"""
+    classes: tuple[str, ...]
+
+    def file(self, index: int) -> Path:
+        """Path of an image."""
+        return self.root / self.files[index].decode()
+
+
+def read_image_folder(root: str | Path, split: str, classes: tuple[str, ...], *, source: str) -> ImageFolder:
+    """The files of a split; the classes are its folders, sorted, or those given. The files are not opened.
+
+    Raises UserError, which names `source`, if there are none, and for a folder that is none of the given classes.
+    """
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise UserError(f"The data set's folder {folder} is missing: put its images there ({source}).")
+    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    unknown = sorted(set(found) - set(classes))
+    if classes and unknown:
+        raise UserError(f"{folder / unknown[0]} is no class of the training: they are {', '.join(classes)}.")
+    classes = classes or found
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        own = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in ENDINGS)
+        files += [str(path.relative_to(folder)).encode() for path in own]
+        labels += [label] * len(own)
+    if not files:
+        raise UserError(f"There are no images in {folder}/CLASS: put them there ({source}).")
+    return ImageFolder(folder, np.array(files), np.array(labels, np.int64), classes)
+
+
+class ClsSample(NamedTuple):
+    """One image on its way into a batch, or several views of it."""
+
+    views: np.ndarray
+    """(V, H, W, 3) uint8"""
+    label: int
+    name: str
+    position: int
+
+
+class FolderDataset(ImageDataset):
+    """Files, labels and a transform.
+
+    Args:
+        unreadable: as in `ImageDataset`
+    """
+
+    def __init__(
+        self, folder: ImageFolder, transform: ClsTrainTransform | ClsTestTransform, *, unreadable: Unreadable
+    ) -> None:
+        super().__init__(len(folder.labels), unreadable)
+        self.folder, self.transform = folder, transform
+
+    def load(self, index: int, seed: int) -> ClsSample:
+        """The image at `index`, resized and augmented as `seed` says. Raises ImageError."""
+        name = self.folder.file(index)
+        views = self.transform(read_image(name), seed)
+        return ClsSample(views, int(self.folder.labels[index]), str(name), index)
+
+    @staticmethod
+    def collate(samples: list[ClsSample | ImageError]) -> ClsBatch | ImageError:
+        """The views of all images that could be read, one after the other."""
+        good = [sample for sample in samples if isinstance(sample, ClsSample)]
+        if not good:
+            return samples[0]  # type: ignore[return-value]
+        views = np.concatenate([sample.views for sample in good])
+        return ClsBatch(
+            torch.from_numpy(views).permute(0, 3, 1, 2),
+            torch.tensor([sample.label for sample in good]),
+            [sample.name for sample in good],
+            [sample.position for sample in good],
+        )

@@ -1,0 +1,83 @@
+"""What a training changes as it goes, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from resdet.config import SolverConfig
+from resdet.engine.runtime import Runtime
+from resdet.engine.solver import build_optimizer
+
+
+@dataclass
+class Progress:
+    """How far a training has come."""
+
+    step: int = 0
+    best: float = -math.inf
+    """of the metric that picks the best checkpoint"""
+    stale: int = 0
+    """evaluations since then"""
+    plateaus: int = 0
+    """how often that many were a plateau"""
+
+    def end(self, solver: SolverConfig) -> str:
+        """Why the training is over, or nothing if it is not."""
+        if self.step >= solver.steps:
+            return f"all {solver.steps} steps are done (solver.steps)"
+        if 0 < solver.patience <= self.stale:
+            return f"{self.stale} evaluations without a better one (solver.patience)"
+        return ""
+
+    def note(self, value: float, solver: SolverConfig) -> bool:
+        """Take an evaluation into account → whether it is the best so far."""
+        better = value > self.best or not math.isfinite(self.best)
+        self.best, self.stale = (value, 0) if better else (self.best, self.stale + 1)
+        self.plateaus += self.stale > 0 and self.stale % solver.plateau == 0
+        return better
+
+
+class TrainState:
+    """Model, optimizer, scaler, moving average and progress of one training.
+
+    No random states: each step's randomness follows from its number.
+    """
+
+    def __init__(self, model: nn.Module, solver: SolverConfig, runtime: Runtime) -> None:
+        model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model, self.progress = model, Progress()
+        self.optimizer = build_optimizer(model, solver)
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+        decay = get_ema_multi_avg_fn(solver.ema)
+        self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True) if solver.ema else None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and saved."""
+        return self.average.module if self.average else self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors, numbers and containers."""
+        return {
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # nothing, if the precision was not fp16 so far
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average and state["average"]:  # the average may begin, or end, at a resume
+            self.average.load_state_dict(state["average"])

@@ -1,0 +1,201 @@
+"""Where a training starts from: torchvision's weights, a classifier or another detector, all strictly by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from resdet.config import DetConfig, ModelConfig, SolverConfig
+from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.engine import start
+from resdet.engine.checkpoint import ModelFile, load_model, save_model
+from resdet.engine.start import start_detector
+
+CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
+CLASSES = ("cat", "dog", "猫")
+
+
+class Code:
+    """Something that a weights file has no business to hold."""
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        other = b[name]
+        assert tensor.dtype == other.dtype and tensor.shape == other.shape
+        flat = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (tensor, other)]
+        assert torch.equal(*flat), name
+
+
+@pytest.fixture(scope="module")
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run folder with a detector of three classes, none of whose weights is what a fresh one has."""
+    folder = tmp_path_factory.mktemp("detector")
+    state = build_faster_rcnn(CONFIG, 3).state_dict()
+    torch.manual_seed(1)
+    save_model(
+        folder / "model.safetensors",
+        ModelFile({name: torch.rand_like(tensor) for name, tensor in state.items()}, CLASSES, CONFIG, 7),
+    )
+    yield folder
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.fixture(scope="module")
+def torchvision_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A torchvision ResNet-18 with random weights and statistics, as its users save it."""
+    path = tmp_path_factory.mktemp("torchvision") / "resnet18.pth"
+    network = torchvision.models.resnet18()
+    torch.manual_seed(2)
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            nn.init.uniform_(buffer, 0.5, 2)
+    torch.save(network.state_dict(), path)
+    yield path
+    path.unlink()
+
+
+def fresh(config: DetConfig = CONFIG, classes: int = 3) -> FasterRCNN:
+    """A detector as the training makes it."""
+    torch.manual_seed(3)
+    return build_faster_rcnn(config, classes)
+
+
+def test_a_detector_of_the_same_classes_is_taken_whole(
+    detector_file: Path, assert_sentence: Callable[..., None]
+) -> None:
+    model = fresh()
+    story = start_detector(model, replace(CONFIG, weights=str(detector_file)), CLASSES)
+    assert_same(model.state_dict(), load_model(detector_file).weights)
+    assert_sentence(story, detector_file)
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("cat", "dog", "bird"), ("dog", "cat", "猫")])
+def test_a_detector_of_other_classes_gives_all_but_its_last_layers(
+    detector_file: Path, classes: tuple[str, ...], assert_sentence: Callable[..., None]
+) -> None:
+    """Other names or another order is enough, even if the shapes would fit."""
+    model = fresh(classes=len(classes))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    story = start_detector(model, replace(CONFIG, weights=str(detector_file)), classes)
+    source = load_model(detector_file).weights
+    last = {f"head.{layer}.{kind}" for layer in ("classify", "regress") for kind in ("weight", "bias")}
+    assert last < before.keys()
+    assert_same(model.state_dict(), {name: before[name] if name in last else source[name] for name in before})
+    assert_sentence(
+        story, detector_file, "other classes", "cat, dog, 猫", "head.classify", "head.regress", "random"
+    )
+
+
+def test_a_torchvision_file_becomes_trunk_and_conv5(
+    torchvision_file: Path, assert_sentence: Callable[..., None]
+) -> None:
+    model = fresh()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    story = start_detector(model, replace(CONFIG, weights=str(torchvision_file)), CLASSES)
+    after, source = model.state_dict(), torch.load(torchvision_file, weights_only=True)
+    pairs = {
+        "trunk.conv1.conv.weight": "conv1.weight",
+        "trunk.conv1.norm.running_var": "bn1.running_var",
+        "head.conv5_x.1.norm2.running_mean": "layer4.1.bn2.running_mean",
+    }
+    assert_same({ours: after[ours] for ours in pairs}, {ours: source[theirs] for ours, theirs in pairs.items()})
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    statistics = {name for name in before if "running" in name}
+    convolutions = {name for name in before if "conv" in name and before[name].ndim == 4 and "rpn" not in name}
+    assert changed == statistics | convolutions, "torchvision's fresh scales are ones, as ours are"
+    assert_sentence(story, torchvision_file, "conv1 to conv5_x", "random")
+
+
+def test_the_network_computes_what_torchvision_does(torchvision_file: Path) -> None:
+    """The trunk and conv5_x on a whole image are torchvision's layers 1 to 4; stride 2 in conv5_x, as there."""
+    config = replace(CONFIG, model=replace(CONFIG.model, conv5_stride=2), weights=str(torchvision_file))
+    model = fresh(config).eval()
+    start_detector(model, config, CLASSES)
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(torch.load(torchvision_file, weights_only=True))
+    theirs.fc = nn.Identity()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        ours = model.head.conv5_x(model.trunk(images)).mean((2, 3))
+        torch.testing.assert_close(ours, theirs.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_word_torchvision_asks_for_the_depth(
+    torchvision_file: Path, monkeypatch: pytest.MonkeyPatch, assert_sentence: Callable[..., None]
+) -> None:
+    asked = []
+
+    def downloaded(depth: int) -> dict[str, Tensor]:
+        asked.append(depth)
+        return start._read_torchvision(torchvision_file)
+
+    monkeypatch.setattr(start, "torchvision_resnet", downloaded)
+    assert_sentence(start_detector(fresh(), replace(CONFIG, weights="torchvision"), CLASSES), "torchvision")
+    assert asked == [18]
+
+
+def test_from_scratch(refuses: Callable[..., object], assert_sentence: Callable[..., None]) -> None:
+    with refuses("--weights", "--model.norm group"):
+        start_detector(fresh(), CONFIG, CLASSES)
+    config = replace(CONFIG, model=replace(CONFIG.model, norm="group", freeze=()))
+    model = fresh(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert_sentence(start_detector(model, config, CLASSES), "random")
+    assert_same(before, model.state_dict())
+
+
+def test_weights_of_another_depth(
+    detector_file: Path, torchvision_file: Path, refuses: Callable[..., object]
+) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, depth=34))
+    for source in (detector_file, torchvision_file):
+        model = fresh(config)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with refuses(source, "missing", "trunk.conv2_x.2.conv1.weight", "more"):
+            start_detector(model, replace(config, weights=str(source)), CLASSES)
+        assert_same(before, model.state_dict())
+
+
+def test_weights_of_another_width(detector_file: Path, refuses: Callable[..., object]) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, rpn_channels=9), weights=str(detector_file))
+    with refuses(detector_file, "another shape", "rpn", "(8,)", "(9,)"):
+        start_detector(fresh(config), config, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["nope.pth", "nope.safetensors", "nope"])
+def test_missing_weights(tmp_path: Path, name: str, refuses: Callable[..., object]) -> None:
+    with refuses(tmp_path / name, "run folder"):
+        start_detector(fresh(), replace(CONFIG, weights=str(tmp_path / name)), CLASSES)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", ["plain weights"]),
+        (b"hello world", ["plain weights"]),
+        ({"model": Code()}, ["plain weights"]),
+        ({"state_dict": {"conv1.weight": torch.zeros(1)}}, ["state_dict"]),
+        ([torch.zeros(1)], ["state_dict"]),
+        ({"backbone.conv1.weight": torch.zeros(1)}, ["'backbone.conv1.weight'", "torchvision"]),
+    ],
+    ids=["empty", "text", "code", "nested", "list", "other names"],
+)
+def test_weights_of_another_kind(
+    tmp_path: Path, content: object, words: list[str], refuses: Callable[..., object]
+) -> None:
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with refuses(path, *words):
+        start_detector(fresh(), replace(CONFIG, weights=str(path)), CLASSES)

@@ -1,0 +1,17 @@
+"""Train a named set of networks and draw them together.
+
+    python tools/study.py degradation --solver.steps 8000 --solver.milestones 4000 6000
+    python tools/study.py shortcuts
+    python tools/study.py activations
+
+Settings go to every network of the study. A study that was interrupted goes on where it stopped. The folder
+runs/STUDY holds a run folder for each network, table.md, errors.png (He et al. 2015, Fig. 6) and responses.png
+(Fig. 7).
+"""
+
+import sys
+
+from resdet.cli import main
+
+if __name__ == "__main__":
+    main(["study", *sys.argv[1:]])
