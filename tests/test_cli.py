@@ -20,16 +20,20 @@ import cv2
 import numpy as np
 import pytest
 
-from resdet.cli import COMMANDS, detect, train_det
-from resdet.config import load_config, to_dict
+from resdet.cli import COMMANDS, detect, eval_cls, run, study
+from resdet.config import ClsConfig, DetConfig, load_config, to_dict
 from resdet.data.shapes import CLASSES
 
 REPOSITORY = Path(__file__).parents[1]
 PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
-    "train_det.py": train_det.parse,
+    "train_det.py": lambda arguments: run.parse(arguments, DetConfig, "train_det"),
     "eval_det.py": lambda arguments: load_config(arguments[0], arguments[1:]),
     "detect.py": detect.parse,
+    "train_cls.py": lambda arguments: run.parse(arguments, ClsConfig, "train_cls"),
+    "eval_cls.py": eval_cls.parse,
+    "study.py": study.parse,
 }
+DEMO = ("train_det.py", "eval_det.py", "detect.py")
 # What makes the demo small enough for a test.
 SMALL = (
     *("--solver.steps", "2", "--solver.batch-size", "2", "--solver.eval-every", "0", "--solver.precision", "fp32"),
@@ -76,9 +80,10 @@ def test_a_tool_has_examples(tool: Path) -> None:
 
 @pytest.mark.parametrize(("tool", "line"), EXAMPLES)
 def test_an_example_is_understood(tool: str, line: str, workplace: Path) -> None:
-    run = workplace / "runs/shapes_r18"
-    run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps(to_dict(load_config("configs/shapes_r18.py"))))
+    for name, kind in (("shapes_r18", DetConfig), ("cifar10_r20_quick", ClsConfig)):
+        (workplace / "runs" / name).mkdir(parents=True)
+        config = to_dict(load_config(f"configs/{name}.py", (), kind))
+        (workplace / "runs" / name / "config.json").write_text(json.dumps(config))
     assert PARSERS[tool](arguments_of(line))
 
 
@@ -95,7 +100,7 @@ def test_the_examples_of_the_demo_run(
 ) -> None:
     """Train, evaluate, detect: the first example of each tool; the first of them exactly as a user starts it."""
     shutil.copy(workplace / "datasets/shapes/JPEGImages/val_00000.jpg", workplace / "photo.jpg")
-    lines = {tool: shlex.split(next(line for name, line in EXAMPLES if name == tool)) for tool in PARSERS}
+    lines = {tool: shlex.split(next(line for name, line in EXAMPLES if name == tool)) for tool in DEMO}
     command = [sys.executable, *lines["train_det.py"][1:], *SMALL]
     done = subprocess.run(command, env=tools_environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

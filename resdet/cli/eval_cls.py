@@ -25,17 +25,27 @@ from resdet.nn.weights import load_strictly
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE --weights RUN|FILE … [--setting VALUE …]: errors of a classifier, or of several as an ensemble"""
+    config, sources = parse(arguments)
+    runtimes.join()
+    try:
+        evaluate(config, sources, runtimes.start(config.device, config.solver.precision))
+    finally:
+        runtimes.leave()
+
+
+def parse(arguments: Sequence[str]) -> tuple[ClsConfig, list[str]]:
+    """The recipe with its settings, and the weights to evaluate."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError("Name a recipe first, as in: eval_cls configs/cifar10_r20.py --weights runs/cifar10_r20")
     parser = argparse.ArgumentParser(prog="eval_cls", add_help=False)
-    parser.add_argument("--weights", nargs="+", required=True)
+    parser.add_argument("--weights", nargs="+", default=[])
     options, rest = parser.parse_known_args(arguments[1:])
     config = load_config(arguments[0], rest, ClsConfig)
-    runtimes.join()
-    try:
-        evaluate(config, options.weights, runtimes.start(config.device, config.solver.precision))
-    finally:
-        runtimes.leave()
+    if not options.weights:
+        raise UserError(
+            f"Name what to evaluate: --weights and one or more run folders, such as runs/{config.name}."
+        )
+    return config, options.weights
 
 
 def evaluate(config: ClsConfig, sources: Sequence[str], runtime: Runtime) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from resdet.classification.classifier import build_classifier
 from resdet.cli import train_cls
-from resdet.config import ClsConfig, from_dict
+from resdet.config import ClsConfig, from_dict, load_config
 from resdet.data.build_cls import cls_validation_batches, read_images
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model, write_text
@@ -25,8 +25,8 @@ from resdet.nn.weights import load_strictly
 from resdet.visualize import plot_errors, plot_responses
 
 R110 = "configs/cifar10_r110.py"
-# Study → panel of its figure → network → recipe and settings.
-STUDIES: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
+Study = dict[str, dict[str, tuple[str, ...]]]  # panel of the figure → network → recipe and settings
+STUDIES: dict[str, Study] = {
     # He et al. 2015, Fig. 6
     "degradation": {
         "plain": {f"plain-{depth}": (f"configs/cifar10_plain{depth}.py",) for depth in (20, 56)},
@@ -73,18 +73,25 @@ class Trained(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """STUDY [--setting VALUE …]: train the networks of a study, each with these settings, and draw them together"""
-    names = ", ".join(STUDIES)
+    study, folder, settings = parse(arguments)
+    trained = {
+        panel: {label: train(label, recipe, settings, folder) for label, recipe in networks.items()}
+        for panel, networks in study.items()
+    }
+    report(trained, folder)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Study, Path, list[str]]:
+    """The study, its folder, and the settings for all its networks, which every recipe must know."""
     if not arguments or arguments[0] not in STUDIES:
-        raise UserError(f"Name a study: {names}.")
+        raise UserError(f"Name a study: {', '.join(STUDIES)}.")
     parser = argparse.ArgumentParser(prog="study", add_help=False)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options, settings = parser.parse_known_args(arguments[1:])
-    folder = options.runs / arguments[0]
-    trained = {
-        panel: {label: train(label, recipe, settings, folder) for label, recipe in networks.items()}
-        for panel, networks in STUDIES[arguments[0]].items()
-    }
-    report(trained, folder)
+    study = STUDIES[arguments[0]]
+    for recipe, *own in (recipe for networks in study.values() for recipe in networks.values()):
+        load_config(recipe, [*own, *settings], ClsConfig)
+    return study, options.runs / arguments[0], settings
 
 
 def train(label: str, recipe: Sequence[str], settings: Sequence[str], folder: Path) -> Trained:
