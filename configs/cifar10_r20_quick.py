@@ -1,5 +1,7 @@
-"""ResNet-20 on CIFAR-10 in 9,000 steps: a quarter of an hour on two CPU cores."""
+"""ResNet-20 on CIFAR-10 in 6,000 steps: less than 20 minutes on two CPU cores."""
 
 from resdet.config import cifar10
 
-config = cifar10(20, solver={"steps": 9000, "schedule": "cosine", "warmup_steps": 300})
+config = cifar10(
+    20, solver={"steps": 6000, "schedule": "cosine", "warmup_steps": 300, "weight_decay": 5e-4, "eval_every": 2000}
+)

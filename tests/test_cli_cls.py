@@ -150,7 +150,7 @@ def test_two_processes_train_as_one_does(
     for name, tensor in a.items():
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(
-                b[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+                b[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
             )
 
 

@@ -1,7 +1,5 @@
 """resdet.nn.blocks: the convolution that lays small maps side by side, against F.conv2d."""
 
-from unittest import mock
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,14 +10,12 @@ from resdet.nn.norm import FrozenBatchNorm2d
 
 
 def taken(conv, x):
-    """Whether `conv` lays the maps of `x` side by side."""
-    with mock.patch.object(conv, "_side_by_side", wraps=conv._side_by_side) as spy:
-        conv(x)
-    return spy.called
+    """Whether `conv` will lay the maps of `x` side by side."""
+    return "SmallMaps" in type(conv(x).grad_fn).__name__
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("size", [(7, 7), (14, 14), (4, 4), (5, 6), (6, 5), (1, 1), (1, 2), (16, 16)])
+@pytest.mark.parametrize("size", [(7, 7), (14, 14), (4, 4), (5, 6), (6, 5), (1, 1), (1, 2)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_maps_side_by_side_equal_conv2d_and_its_gradients(kernel, stride, size, channels_last):
@@ -39,14 +35,14 @@ def test_maps_side_by_side_equal_conv2d_and_its_gradients(kernel, stride, size, 
 
 def test_maps_are_laid_side_by_side_only_where_it_saves_time():
     conv = Conv2d(2, 2, 3)
-    assert taken(conv, torch.randn(16, 2, 16, 16))
-    assert not taken(conv, torch.randn(15, 2, 16, 16))  # few
-    assert not taken(conv, torch.randn(16, 2, 16, 17))  # large
+    assert taken(conv, torch.randn(16, 2, 14, 14))
+    assert not taken(conv, torch.randn(15, 2, 14, 14))  # few
+    assert not taken(conv, torch.randn(16, 2, 14, 15))  # large
     assert not taken(conv, torch.randn(0, 2, 7, 7))
     with torch.no_grad():
-        assert not taken(conv, torch.randn(16, 2, 16, 16))
+        assert not taken(conv, torch.randn(16, 2, 14, 14))
     conv.weight.requires_grad_(False)
-    assert not taken(conv, torch.randn(16, 2, 16, 16))
+    assert not taken(conv, torch.randn(16, 2, 14, 14))
 
 
 def test_a_detector_s_conv5_takes_that_way_and_gives_the_same():
