@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from resdet import cli as command_line
+from resdet.cli import study
 from resdet.config import ClsConfig
 from resdet.engine import loop
 from resdet.engine.checkpoint import load_model
@@ -207,3 +208,36 @@ def test_networks_and_data_that_do_not_fit(
     complains(["train-cls", cifar, "--data.held-out", 36, "--name", "x"], "held_out 36", "36 images")
     complains(["train-cls"], "Name a recipe")
     complains(["train-cls", imagenet, "--data.val", "gone"], "gone", "missing")
+
+
+def test_a_study_trains_its_networks_and_goes_on_where_it_stopped(
+    cifar: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = {
+        "plain": {"plain-8": (str(cifar), "--model.shortcut", "none")},
+        "residual": {"ResNet 8": (str(cifar),)},
+    }
+    monkeypatch.setitem(study.STUDIES, "tiny", networks)
+    runs = cifar.parent / "studies"
+    assert cli("study", "tiny", "--runs", runs, "--solver.steps", 3)[0] == 0
+    first = (runs / "tiny/ResNet-8/metrics.jsonl").read_text()
+    status, out, err = cli("study", "tiny", "--runs", runs, "--solver.steps", 6)
+    assert (status, err) == (0, "")
+    log = (runs / "tiny/ResNet-8/metrics.jsonl").read_text()
+    assert log.startswith(first) and json.loads(log.splitlines()[-1])["step"] == 6
+    table = (runs / "tiny/table.md").read_text().splitlines()
+    assert len(table) == 4 and table[2].startswith("| plain-8 | 0.08 M | 6 |") and "| ResNet 8 |" in table[3]
+    last = json.loads(log.splitlines()[-1])
+    assert table[3].endswith(f"| {100 - 100 * last['top1']:.2f} |") and table[3] in out
+    for name in ("errors.png", "responses.png"):
+        assert cv2.imread(str(runs / "tiny" / name)).std() > 1
+
+
+def test_a_study_names_the_studies_and_checks_its_settings_first(
+    cifar: Path, cli: Callable[..., Any], complains: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complains(["study"], "degradation, depth, shortcuts, activations")
+    complains(["study", "deg"], "degradation")
+    monkeypatch.setitem(study.STUDIES, "tiny", {"one": {"a": (str(cifar),), "b": (str(cifar),)}})
+    assert cli("study", "tiny", "--solver.stpes", 3)[0] == 2
+    assert not (cifar.parent / "runs").exists()

@@ -1,10 +1,14 @@
 """resdet.ops against literal loops, numeric gradients, and the GPU against the CPU."""
 
+import runpy
+
 import pytest
 import torch
+import torchvision
 from reference import iou_literal, nms_literal, roi_align_literal, roi_pool_literal
 
 from resdet import ops
+from resdet.ops import library
 
 SCALE = 1 / 16
 
@@ -222,3 +226,146 @@ def test_the_loops_agree_with_each_other():
     assert iou_literal(a, b) == pytest.approx(1 / 3)
     assert nms_literal([a, b], [0.5, 0.9], 0.33) == [1]
     assert nms_literal([a, b], [0.5, 0.9], 0.34) == [1, 0]
+
+
+# The compiled operators
+
+compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
+
+
+def wild_regions(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    """Regions of two images of 160×128 pixels, some of them beyond the border, without area, or no numbers."""
+    corner = torch.rand(count, 2) * 140 - 20
+    rois = torch.cat([corner, corner + torch.rand(count, 2) * 90], 1)
+    rois[1] = torch.tensor([400.0, 400.0, 500.0, 500.0])
+    rois[2, 2:] = rois[2, :2]
+    rois[3, 0] = float("nan")
+    rois[4] = torch.tensor([-1e30, -1e30, 1e30, 1e30])
+    return rois, torch.randint(0, 2, (count,))
+
+
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("size", [7, 14])
+def test_a_stride_leaves_bins_out(op, size, stride):
+    features, (rois, index) = torch.randn(2, 5, 10, 8), wild_regions()
+    whole = op(features, rois, index, size, 1 / 16)
+    some = op(features, rois, index, size, 1 / 16, stride=stride)
+    torch.testing.assert_close(some, whole[:, :, ::stride, ::stride], equal_nan=True)
+
+
+@compiled
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_regions_that_are_no_boxes_give_zeros(op):
+    features, (rois, index) = torch.randn(2, 5, 10, 8), wild_regions()
+    assert (op(features, rois, index, 7, 1 / 16)[[1, 3]] == 0).all()
+
+
+@compiled
+@pytest.mark.parametrize("channels", [1, 16, 63, 64, 130])
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_bfloat16_is_float32_rounded(op, channels):
+    features, (rois, index) = torch.randn(2, channels, 10, 8).bfloat16(), wild_regions()
+    exact = op(features.float(), rois, index, 7, 1 / 16)
+    assert torch.equal(op(features, rois, index, 7, 1 / 16), exact.bfloat16())
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["roi_align", "roi_pool", "nms", "channel_sums"])
+def test_the_registrations_are_right(name, dtype):
+    """Schema, fake tensors, autograd, torch.compile with dynamic shapes: torch's own checks."""
+    features, (rois, index) = torch.randn(2, 5, 10, 8).to(dtype), wild_regions()
+    rois[3, 0] = 0  # the checks compare results, and nan differs from itself
+    rest = {
+        "roi_align": (features.requires_grad_(), rois, index, 7, 1 / 16, 0, True, 1),
+        "roi_pool": (features.requires_grad_(), rois, index, 7, 1 / 16, 1),
+        "nms": (rois, torch.rand(9), index, 0.5, 3),
+        "channel_sums": (None, features.detach(), torch.zeros(5)),
+    }
+    torch.library.opcheck(getattr(torch.ops.resdet, name).default, rest[name])
+
+
+@compiled
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_there_is_no_second_derivative(op):
+    features, (rois, index) = torch.randn(2, 5, 10, 8, requires_grad=True), wild_regions()
+    (gradient,) = torch.autograd.grad(
+        op(features, rois, index, 7, 1 / 16).square().sum(), features, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.sum().backward()
+
+
+@compiled
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_gradients_do_not_depend_on_the_threads(op):
+    features, (rois, index) = torch.randn(2, 70, 10, 8, requires_grad=True), wild_regions()
+    upstream = torch.randn(9, 70, 7, 7)
+    gradients = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        gradients += torch.autograd.grad(op(features, rois, index, 7, 1 / 16), features, upstream)
+    torch.set_num_threads(1)
+    assert torch.equal(*gradients)
+
+
+@compiled
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+@pytest.mark.parametrize(
+    "rois, index, message",
+    [
+        (torch.zeros(2, 4), torch.tensor([0, 2]), "image index"),
+        (torch.zeros(2, 5), torch.tensor([0, 1]), r"\(R, 4\)"),
+        (torch.zeros(2, 4), torch.tensor([0]), "one image index for each"),
+        (torch.zeros(2, 4), torch.tensor([0, 1], dtype=torch.int32), "int64"),
+    ],
+)
+def test_wrong_regions_are_refused(op, rois, index, message):
+    with pytest.raises(RuntimeError, match=message):
+        op(torch.zeros(2, 3, 4, 4), rois, index, 7, 1 / 16)
+
+
+@pytest.mark.parametrize("max_output", [0, 1, 5, 1000])
+def test_a_limited_suppression_is_the_start_of_the_whole(max_output):
+    corner = torch.rand(300, 2) * 100
+    boxes = torch.cat([corner, corner + 10 + torch.rand(300, 2) * 40], 1)
+    scores, labels = torch.rand(300), torch.randint(0, 4, (300,))
+    assert torch.equal(ops.nms(boxes, scores, 0.5, max_output), ops.nms(boxes, scores, 0.5)[:max_output])
+    whole = ops.batched_nms(boxes, scores, labels, 0.5)
+    assert torch.equal(ops.batched_nms(boxes, scores, labels, 0.5, max_output), whole[:max_output])
+    assert len(whole) > 20
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count, spread", [(0, 1), (1, 1), (500, 50), (3000, 400), (700, 0)])
+def test_suppression_equals_torchvision(count, spread, dtype):
+    corner = torch.rand(count, 2) * spread
+    boxes = torch.cat([corner, corner + torch.rand(count, 2) * 40], 1).to(dtype)
+    scores = (torch.rand(count) * 50).round().to(dtype)  # ties keep their order
+    for threshold in (0.0, 0.3, 0.7, 1.0):
+        order = scores.argsort(descending=True, stable=True)
+        expected = order[torchvision.ops.nms(boxes[order], -torch.arange(count).to(dtype), threshold)]
+        assert torch.equal(ops.nms(boxes, scores, threshold), expected)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3, 16, 48, 64, 100, 192])
+@pytest.mark.parametrize("own", [True, False])
+def test_channel_sums_equal_their_definition(own, channels, dtype):
+    b = (torch.randn(7, channels, 5, 6) + 3).to(dtype)
+    a = None if own else torch.randn(7, channels, 5, 6).to(dtype)
+    pivot = torch.full((channels,), 2.5)
+    result = ops.channel_sums(a, b, pivot)
+    centered = b.double() - 2.5
+    first = centered if own else a.double()
+    expected = torch.stack([first.sum((0, 2, 3)), (first * centered).sum((0, 2, 3))])
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_the_module_says_what_was_compiled(capsys):
+    runpy.run_module("resdet.ops", run_name="__main__")
+    out = capsys.readouterr().out
+    assert ("own operators" in out) == ("cpu" in library.DEVICES) and torch.__version__ in out

@@ -75,6 +75,6 @@ def detect(
         score = scores[region, label]
         solid = (found[:, 2:] > found[:, :2]).all(1)  # a box pushed out of the image has no area
         found, score, label = found[solid], score[solid], label[solid]
-        keep = ops.batched_nms(found, score, label, nms_iou)[:max_detections]
+        keep = ops.batched_nms(found, score, label, nms_iou, max_detections)
         detections.append(Detections(found[keep], score[keep], label[keep]))
     return detections

@@ -65,5 +65,5 @@ def propose(
         sides = (candidates[:, 2:] - candidates[:, :2]).amin(1)
         keep = (sides >= min_size) & (sides > 0)
         candidates, scores = candidates[keep], scores[keep]
-        proposals.append(candidates[ops.nms(candidates, scores, nms_iou)[:after_nms]])
+        proposals.append(candidates[ops.nms(candidates, scores, nms_iou, after_nms)])
     return proposals

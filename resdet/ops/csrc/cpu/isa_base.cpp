@@ -1,0 +1,3 @@
+// The kernels for every processor.
+#define RESDET_ISA base
+#include "kernels.inl"

@@ -1,0 +1,72 @@
+// The loops of the operators on a CPU, compiled once for each instruction set (see isa.h).
+//
+// Letters: N images, C channels, (H, W) the feature map, R regions, S bins along each side, P of them computed.
+// Maps and outputs are channels-last: (N, H, W, C) and (R, P, P, C). Nothing here allocates or knows of torch.
+
+#pragma once
+
+#include <cstdint>
+
+namespace resdet {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+// What sums are made in: float, but double for double.
+template <typename T>
+struct Sum {
+  using type = float;
+};
+template <>
+struct Sum<double> {
+  using type = double;
+};
+
+// A pooling of R regions from N maps.
+template <typename A>
+struct Regions {
+  const A* boxes;          // (R, 4) x1, y1, x2, y2 in pixels of the image
+  const int64_t* image;    // (R,)
+  int64_t channels, height, width;
+  int64_t bins;            // S
+  int64_t stride;          // every stride-th bin is computed
+  int64_t pooled;          // P = ceil(S / stride)
+  A scale;                 // cells per pixel
+  int64_t sampling_ratio;  // of RoI align: samples along each side of a bin; 0: one for each cell it spans
+  bool aligned;            // of RoI align: cell centres at half-integers
+};
+
+// Cells of working memory that RoI align needs for `regions`.
+template <typename A>
+int64_t align_workspace(const Regions<A>& regions) {
+  return regions.pooled * (regions.height + regions.width);
+}
+
+#define RESDET_DECLARE(ISA)                                                                                    \
+  namespace ISA {                                                                                              \
+  template <typename T, typename A>                                                                            \
+  void align_forward(const Regions<A>&, const T* maps, T* pooled, A* workspace, int64_t first, int64_t last);  \
+  template <typename T, typename A>                                                                            \
+  void align_backward(const Regions<A>&, int64_t count, const T* gradient, A* maps_gradient, A* workspace,     \
+                      int64_t first_channel, int64_t last_channel);                                            \
+  template <typename T, typename A>                                                                            \
+  void pool_forward(const Regions<A>&, const T* maps, T* pooled, int32_t* cells, int64_t first, int64_t last); \
+  template <typename T, typename A>                                                                            \
+  void pool_backward(const Regions<A>&, int64_t count, const T* gradient, const int32_t* cells,                \
+                     A* maps_gradient, int64_t first_channel, int64_t last_channel);                           \
+  template <typename T, typename A>                                                                            \
+  void channel_sums(const T* a, const T* b, const A* pivot, int64_t rows, int64_t channels, double* sums);     \
+  template <typename A>                                                                                        \
+  bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A threshold);                   \
+  }
+
+RESDET_DECLARE(base)
+#if defined(__x86_64__) && defined(__GNUC__)
+RESDET_DECLARE(avx2)
+RESDET_DECLARE(avx512)
+#endif
+
+constexpr int64_t kLanes = 16;  // boxes that `overlaps_any` tests at a time; its lists are padded to a multiple
+
+}  // namespace resdet

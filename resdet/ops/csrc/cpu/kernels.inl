@@ -1,0 +1,455 @@
+// The bodies of kernels.h, in the namespace RESDET_ISA. No functions of the standard library: a copy of one that was
+// compiled here for a newer processor could be the one that the linker keeps for all.
+
+#include "kernels.h"
+
+namespace resdet {
+namespace RESDET_ISA {
+namespace {
+
+constexpr int64_t kBlock = 64;  // channels at a time: four vectors of AVX-512
+
+typedef float __attribute__((may_alias)) aliasing_float;
+
+inline void load(const double* from, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void load(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void load(const bfloat16* from, float* to, int64_t n) {
+  uint32_t* bits = reinterpret_cast<uint32_t*>(reinterpret_cast<aliasing_float*>(to));
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t wide = static_cast<uint32_t>(from[i].bits) << 16;
+    __builtin_memcpy(bits + i, &wide, 4);
+  }
+}
+inline void store(const double* from, double* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void store(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void store(const float* from, bfloat16* to, int64_t n) {  // to the nearest, ties to even
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t wide;
+    __builtin_memcpy(&wide, from + i, 4);
+    const bool nan = (wide & 0x7fffffffu) > 0x7f800000u;
+    const uint32_t rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
+    to[i].bits = static_cast<uint16_t>(nan ? 0x7fc0u : rounded);
+  }
+}
+
+template <typename A>
+inline A floor_of(A x) {
+  return __builtin_floor(x);
+}
+
+inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// A box in cells; `finite` is false if it has a coordinate that is no number or beyond all maps.
+template <typename A>
+struct Cells {
+  A start_y, start_x, size_y, size_x;
+  bool finite;
+};
+
+template <typename A>
+inline bool is_finite(A x) {
+  return x - x == 0;
+}
+
+// RoI align
+
+template <typename A>
+Cells<A> align_cells(const Regions<A>& regions, int64_t r) {
+  const A* box = regions.boxes + 4 * r;
+  const A offset = regions.aligned ? A(0.5) : A(0);
+  Cells<A> cells;
+  cells.start_x = box[0] * regions.scale - offset;
+  cells.start_y = box[1] * regions.scale - offset;
+  cells.size_x = box[2] * regions.scale - offset - cells.start_x;
+  cells.size_y = box[3] * regions.scale - offset - cells.start_y;
+  cells.finite = is_finite(cells.start_x) && is_finite(cells.start_y) && is_finite(cells.size_x) &&
+                 is_finite(cells.size_y);
+  if (!regions.aligned) {
+    cells.size_x = cells.size_x > 1 ? cells.size_x : A(1);
+    cells.size_y = cells.size_y > 1 ? cells.size_y : A(1);
+  }
+  return cells;
+}
+
+// One axis: how much each cell of the map counts in each bin. The bilinear weights of a bin's samples are merged:
+// table[p * length + i] is the weight of cell low[p] + i, for i below count[p].
+template <typename A>
+struct Axis {
+  A* table;
+  int64_t length;
+  int64_t low, count;  // of the bin that `fill` was last called for
+};
+
+template <typename A>
+void fill_bin(A* weights, int64_t& low, int64_t& count, A start, A bin, int64_t p, int64_t samples, int64_t length) {
+  low = length;
+  int64_t high = -1;
+  const A first = start + p * bin, step = bin / samples;
+  // Samples beyond the map count as zero; of a box that reaches far beyond it, most are not even looked at.
+  int64_t from = 0, to = samples;
+  if (step > 0 && samples > 4 * (length + 4)) {
+    const A lowest = floor_of((A(-1) - first) / step - A(0.5)) - 1, highest = floor_of((length - first) / step) + 2;
+    from = lowest > 0 ? (lowest < A(samples) ? static_cast<int64_t>(lowest) : samples) : 0;
+    to = highest < A(samples) ? (highest > 0 ? static_cast<int64_t>(highest) : 0) : samples;
+  }
+  for (int64_t i = from; i < to; ++i) {
+    A y = first + (i + A(0.5)) * step;
+    if (!(y >= -1 && y <= length)) continue;
+    y = y > 0 ? y : A(0);
+    int64_t cell = static_cast<int64_t>(y);
+    A next = y - cell;
+    if (cell >= length - 1) {
+      cell = length - 1;
+      next = 0;
+    }
+    const int64_t last = cell + (cell < length - 1);
+    if (high < 0) {
+      low = high = cell;
+      weights[0] = 0;
+    }
+    while (high < last) weights[++high - low] = 0;
+    weights[cell - low] += 1 - next;
+    weights[last - low] += next;
+  }
+  count = high < 0 ? 0 : high - low + 1;
+}
+
+constexpr int64_t kMaxBins = 64;
+
+template <typename A>
+struct Tables {
+  A *y, *x;  // (P, H) and (P, W)
+  int64_t low_y[kMaxBins], count_y[kMaxBins], low_x[kMaxBins], count_x[kMaxBins];
+};
+
+// Fill the tables of a region; the mean over the samples is in those of y. False if every bin is zero.
+template <typename A>
+bool fill(Tables<A>& tables, const Regions<A>& regions, int64_t r, A* workspace) {
+  const Cells<A> cells = align_cells(regions, r);
+  tables.y = workspace;
+  tables.x = workspace + regions.pooled * regions.height;
+  if (!cells.finite) return false;
+  const A bin_y = cells.size_y / regions.bins, bin_x = cells.size_x / regions.bins;
+  const A span_y = -floor_of(-bin_y), span_x = -floor_of(-bin_x);
+  const A limit = A(1) * (int64_t(1) << 40);
+  if (!(span_y < limit && span_x < limit)) return false;
+  const int64_t ratio = regions.sampling_ratio;
+  const int64_t samples_y = ratio > 0 ? ratio : static_cast<int64_t>(span_y);
+  const int64_t samples_x = ratio > 0 ? ratio : static_cast<int64_t>(span_x);
+  if (samples_y <= 0 || samples_x <= 0) return false;
+  for (int64_t p = 0; p < regions.pooled; ++p) {
+    A* y = tables.y + p * regions.height;
+    A* x = tables.x + p * regions.width;
+    const int64_t bin = p * regions.stride;
+    fill_bin(y, tables.low_y[p], tables.count_y[p], cells.start_y, bin_y, bin, samples_y, regions.height);
+    fill_bin(x, tables.low_x[p], tables.count_x[p], cells.start_x, bin_x, bin, samples_x, regions.width);
+    for (int64_t i = 0; i < tables.count_y[p]; ++i) y[i] /= samples_y;
+    for (int64_t i = 0; i < tables.count_x[p]; ++i) x[i] /= samples_x;
+  }
+  return true;
+}
+
+// Σ weight · cell over the cells of a bin, for `n` channels from `c` on; n is a constant for whole blocks.
+template <typename T, typename A>
+inline __attribute__((always_inline)) void sum_bin(const Regions<A>& regions, const Tables<A>& tables, const T* map,
+                                                   int64_t py, int64_t px, int64_t c, int64_t n, A* sum) {
+  for (int64_t k = 0; k < n; ++k) sum[k] = 0;
+  for (int64_t i = 0; i < tables.count_y[py]; ++i) {
+    const T* row = map + (tables.low_y[py] + i) * regions.width * regions.channels;
+    for (int64_t j = 0; j < tables.count_x[px]; ++j) {
+      const A weight = tables.y[py * regions.height + i] * tables.x[px * regions.width + j];
+      A values[kBlock];
+      load(row + (tables.low_x[px] + j) * regions.channels + c, values, n);
+      for (int64_t k = 0; k < n; ++k) sum[k] += weight * values[k];
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T, typename A>
+void align_forward(const Regions<A>& regions, const T* maps, T* pooled, A* workspace, int64_t first, int64_t last) {
+  const int64_t channels = regions.channels, bins = regions.pooled;
+  Tables<A> tables;
+  for (int64_t r = first; r < last; ++r) {
+    T* out = pooled + r * bins * bins * channels;
+    const bool any = fill(tables, regions, r, workspace);
+    const T* map = maps + regions.image[r] * regions.height * regions.width * channels;
+    if (!any) {
+      for (int64_t p = 0; p < bins; ++p) tables.count_y[p] = tables.count_x[p] = 0;
+    }
+    for (int64_t py = 0; py < bins; ++py) {
+      for (int64_t px = 0; px < bins; ++px, out += channels) {
+        A sum[kBlock];
+        int64_t c = 0;
+        for (; c + kBlock <= channels; c += kBlock) {
+          sum_bin(regions, tables, map, py, px, c, kBlock, sum);
+          store(sum, out + c, kBlock);
+        }
+        if (c < channels) {
+          sum_bin(regions, tables, map, py, px, c, channels - c, sum);
+          store(sum, out + c, channels - c);
+        }
+      }
+    }
+  }
+}
+
+template <typename T, typename A>
+void align_backward(const Regions<A>& regions, int64_t count, const T* gradient, A* maps_gradient, A* workspace,
+                    int64_t first_channel, int64_t last_channel) {
+  const int64_t channels = regions.channels, bins = regions.pooled;
+  Tables<A> tables;
+  for (int64_t r = 0; r < count; ++r) {
+    if (!fill(tables, regions, r, workspace)) continue;
+    A* map = maps_gradient + regions.image[r] * regions.height * regions.width * channels;
+    for (int64_t py = 0; py < bins; ++py) {
+      for (int64_t px = 0; px < bins; ++px) {
+        const T* from = gradient + ((r * bins + py) * bins + px) * channels;
+        for (int64_t c = first_channel; c < last_channel; c += kBlock) {
+          const int64_t n = at_most(kBlock, last_channel - c);
+          A values[kBlock];
+          load(from + c, values, n);
+          for (int64_t i = 0; i < tables.count_y[py]; ++i) {
+            A* row = map + ((tables.low_y[py] + i) * regions.width + tables.low_x[px]) * channels + c;
+            for (int64_t j = 0; j < tables.count_x[px]; ++j) {
+              const A weight = tables.y[py * regions.height + i] * tables.x[px * regions.width + j];
+              A* to = row + j * channels;
+              for (int64_t k = 0; k < n; ++k) to[k] += weight * values[k];
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// RoI pooling
+
+namespace {
+
+// Cells [low, high) of bin p along an axis of `length` cells (Fast R-CNN's code).
+template <typename A>
+inline void pool_bin(A start, A size, int64_t bins, int64_t p, int64_t length, int64_t& low, int64_t& high) {
+  const A bin = size / bins;
+  low = at_most(at_least(static_cast<int64_t>(floor_of(p * bin) + start), 0), length);
+  high = at_most(at_least(static_cast<int64_t>(-floor_of(-((p + 1) * bin)) + start), 0), length);
+}
+
+// Corners rounded to cells, halves away from zero; the last cell belongs to the box.
+template <typename A>
+Cells<A> pool_cells(const Regions<A>& regions, int64_t r) {
+  const A* box = regions.boxes + 4 * r;
+  A corner[4];
+  bool finite = true;
+  for (int i = 0; i < 4; ++i) {
+    const A x = box[i] * regions.scale;
+    finite = finite && x > A(-1e9) && x < A(1e9);
+    corner[i] = x < 0 ? -floor_of(A(0.5) - x) : floor_of(x + A(0.5));
+  }
+  const A width = corner[2] - corner[0] + 1, height = corner[3] - corner[1] + 1;
+  return {corner[1], corner[0], height > 1 ? height : A(1), width > 1 ? width : A(1), finite};
+}
+
+template <typename T, typename A>
+inline __attribute__((always_inline)) void max_bin(const Regions<A>& regions, const T* map, const int64_t* range,
+                                                   int64_t c, int64_t n, A* best, int32_t* cell) {
+  for (int64_t k = 0; k < n; ++k) {
+    best[k] = -__builtin_inf();
+    cell[k] = -1;
+  }
+  for (int64_t y = range[0]; y < range[1]; ++y) {
+    for (int64_t x = range[2]; x < range[3]; ++x) {
+      const int32_t here = static_cast<int32_t>(y * regions.width + x);
+      A values[kBlock];
+      load(map + here * regions.channels + c, values, n);
+      for (int64_t k = 0; k < n; ++k) {
+        const bool better = values[k] > best[k];
+        best[k] = better ? values[k] : best[k];
+        cell[k] = better ? here : cell[k];
+      }
+    }
+  }
+  for (int64_t k = 0; k < n; ++k) best[k] = cell[k] < 0 ? A(0) : best[k];
+}
+
+}  // namespace
+
+template <typename T, typename A>
+void pool_forward(const Regions<A>& regions, const T* maps, T* pooled, int32_t* cells, int64_t first, int64_t last) {
+  const int64_t channels = regions.channels, bins = regions.pooled;
+  for (int64_t r = first; r < last; ++r) {
+    const Cells<A> box = pool_cells(regions, r);
+    const T* map = maps + regions.image[r] * regions.height * regions.width * channels;
+    for (int64_t py = 0; py < bins; ++py) {
+      for (int64_t px = 0; px < bins; ++px) {
+        int64_t range[4] = {0, 0, 0, 0};
+        if (box.finite) {
+          const int64_t s = regions.stride;
+          pool_bin(box.start_y, box.size_y, regions.bins, py * s, regions.height, range[0], range[1]);
+          pool_bin(box.start_x, box.size_x, regions.bins, px * s, regions.width, range[2], range[3]);
+        }
+        const int64_t at = ((r * bins + py) * bins + px) * channels;
+        A best[kBlock];
+        int32_t cell[kBlock];
+        for (int64_t c = 0; c < channels; c += kBlock) {
+          const int64_t n = at_most(kBlock, channels - c);
+          if (n == kBlock) {
+            max_bin(regions, map, range, c, kBlock, best, cell);
+          } else {
+            max_bin(regions, map, range, c, n, best, cell);
+          }
+          store(best, pooled + at + c, n);
+          for (int64_t k = 0; k < n; ++k) cells[at + c + k] = cell[k];
+        }
+      }
+    }
+  }
+}
+
+template <typename T, typename A>
+void pool_backward(const Regions<A>& regions, int64_t count, const T* gradient, const int32_t* cells,
+                   A* maps_gradient, int64_t first_channel, int64_t last_channel) {
+  const int64_t channels = regions.channels, bins = regions.pooled * regions.pooled;
+  for (int64_t r = 0; r < count; ++r) {
+    A* map = maps_gradient + regions.image[r] * regions.height * regions.width * channels;
+    for (int64_t b = 0; b < bins; ++b) {
+      const int64_t at = (r * bins + b) * channels;
+      for (int64_t c = first_channel; c < last_channel; c += kBlock) {
+        const int64_t n = at_most(kBlock, last_channel - c);
+        A values[kBlock];
+        load(gradient + at + c, values, n);
+        for (int64_t k = 0; k < n; ++k) {
+          const int32_t cell = cells[at + c + k];
+          if (cell >= 0) map[cell * channels + c + k] += values[k];
+        }
+      }
+    }
+  }
+}
+
+// Sums over the channels of batch normalisation
+
+namespace {
+
+constexpr int64_t kRows = 64;  // rows, or parts of rows, that are added in single precision before double takes over
+
+// Add Σ a and Σ a·(b − pivot) of `rows` rows, `step` elements apart, to n sums each; n is a constant where it can be.
+// With kOwn, b − pivot stands for a.
+template <bool kOwn, typename T, typename A>
+inline __attribute__((always_inline)) void sum_rows(const T* a, const T* b, const A* pivot, int64_t rows, int64_t step,
+                                                    int64_t n, double* first, double* second) {
+  A pivots[kBlock];
+  for (int64_t k = 0; k < n; ++k) pivots[k] = pivot[k];
+  for (int64_t start = 0; start < rows; start += kRows) {
+    A one[kBlock], two[kBlock];
+    for (int64_t k = 0; k < n; ++k) one[k] = two[k] = 0;
+    const int64_t end = at_most(start + kRows, rows);
+    for (int64_t i = start; i < end; ++i) {
+      A x[kBlock], y[kBlock];
+      load(b + i * step, y, n);
+      for (int64_t k = 0; k < n; ++k) y[k] -= pivots[k];
+      if (kOwn) {
+        for (int64_t k = 0; k < n; ++k) x[k] = y[k];
+      } else {
+        load(a + i * step, x, n);
+      }
+      for (int64_t k = 0; k < n; ++k) one[k] += x[k];
+      for (int64_t k = 0; k < n; ++k) two[k] += x[k] * y[k];
+    }
+    for (int64_t k = 0; k < n; ++k) first[k] += one[k];
+    for (int64_t k = 0; k < n; ++k) second[k] += two[k];
+  }
+}
+
+template <bool kOwn, typename T, typename A>
+void sum_channels(const T* a, const T* b, const A* pivot, int64_t rows, int64_t channels, double* sums) {
+  if (kBlock % channels == 0 && rows % (kBlock / channels) == 0) {  // several narrow rows make a block
+    A pivots[kBlock];
+    double wide[2][kBlock];
+    for (int64_t k = 0; k < kBlock; ++k) {
+      pivots[k] = pivot[k % channels];
+      wide[0][k] = wide[1][k] = 0;
+    }
+    sum_rows<kOwn>(a, b, pivots, rows * channels / kBlock, kBlock, kBlock, wide[0], wide[1]);
+    for (int64_t k = 0; k < kBlock; ++k) {
+      sums[k % channels] += wide[0][k];
+      sums[channels + k % channels] += wide[1][k];
+    }
+    return;
+  }
+  int64_t c = 0;
+  for (; c + kBlock <= channels; c += kBlock) {
+    sum_rows<kOwn>(kOwn ? a : a + c, b + c, pivot + c, rows, channels, kBlock, sums + c, sums + channels + c);
+  }
+  if (c < channels) {
+    sum_rows<kOwn>(kOwn ? a : a + c, b + c, pivot + c, rows, channels, channels - c, sums + c, sums + channels + c);
+  }
+}
+
+}  // namespace
+
+// Add Σ a and Σ a·(b − pivot) over the rows of (rows, channels) matrices to sums (2, channels). No a stands for
+// b − pivot.
+template <typename T, typename A>
+void channel_sums(const T* a, const T* b, const A* pivot, int64_t rows, int64_t channels, double* sums) {
+  if (a) {
+    sum_channels<false>(a, b, pivot, rows, channels, sums);
+  } else {
+    sum_channels<true>(a, b, pivot, rows, channels, sums);
+  }
+}
+
+// Non-maximum suppression
+
+// Whether a box overlaps one of the kept ones by IoU > threshold. `kept` is x1, y1, x2, y2 and area, each padded with
+// empty boxes to a multiple of kLanes.
+template <typename A>
+bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A threshold) {
+  const A x1 = box[0], y1 = box[1], x2 = box[2], y2 = box[3];
+  const A nearly = threshold * A(0.9999);  // a product in the place of a division; who passes it is looked at closely
+  for (int64_t j = 0; j < count; j += kLanes) {
+    int32_t hit = 0;
+    for (int64_t k = j; k < j + kLanes; ++k) {
+      const A left = kept[0][k] > x1 ? kept[0][k] : x1, top = kept[1][k] > y1 ? kept[1][k] : y1;
+      const A right = kept[2][k] < x2 ? kept[2][k] : x2, bottom = kept[3][k] < y2 ? kept[3][k] : y2;
+      const A width = right - left, height = bottom - top;
+      const A inter = (width > 0 ? width : A(0)) * (height > 0 ? height : A(0));
+      hit |= inter >= nearly * (kept[4][k] + area - inter);
+    }
+    if (!hit) continue;
+    for (int64_t k = j; k < j + kLanes && k < count; ++k) {
+      const A left = kept[0][k] > x1 ? kept[0][k] : x1, top = kept[1][k] > y1 ? kept[1][k] : y1;
+      const A right = kept[2][k] < x2 ? kept[2][k] : x2, bottom = kept[3][k] < y2 ? kept[3][k] : y2;
+      const A width = right - left, height = bottom - top;
+      const A inter = (width > 0 ? width : A(0)) * (height > 0 ? height : A(0));
+      if (inter / (kept[4][k] + area - inter) > threshold) return true;
+    }
+  }
+  return false;
+}
+
+#define RESDET_INSTANTIATE(T, A)                                                                                     \
+  template void align_forward<T, A>(const Regions<A>&, const T*, T*, A*, int64_t, int64_t);                          \
+  template void align_backward<T, A>(const Regions<A>&, int64_t, const T*, A*, A*, int64_t, int64_t);                \
+  template void pool_forward<T, A>(const Regions<A>&, const T*, T*, int32_t*, int64_t, int64_t);                     \
+  template void pool_backward<T, A>(const Regions<A>&, int64_t, const T*, const int32_t*, A*, int64_t, int64_t);    \
+  template void channel_sums<T, A>(const T*, const T*, const A*, int64_t, int64_t, double*);
+
+RESDET_INSTANTIATE(float, float)
+RESDET_INSTANTIATE(double, double)
+RESDET_INSTANTIATE(bfloat16, float)
+template bool overlaps_any<float>(const float*, float, const float* const*, int64_t, float);
+template bool overlaps_any<double>(const double*, double, const double* const*, int64_t, double);
+
+}  // namespace RESDET_ISA
+}  // namespace resdet
