@@ -226,7 +226,7 @@ def test_a_study_trains_its_networks_and_goes_on_where_it_stopped(
     log = (runs / "tiny/ResNet-8/metrics.jsonl").read_text()
     assert log.startswith(first) and json.loads(log.splitlines()[-1])["step"] == 6
     table = (runs / "tiny/table.md").read_text().splitlines()
-    assert len(table) == 4 and table[2].startswith("| plain-8 | 0.08 M | 6 |") and "| ResNet 8 |" in table[3]
+    assert len(table) == 4 and table[2].startswith("| plain-8 | 0.07 M | 6 |") and "| ResNet 8 |" in table[3]
     last = json.loads(log.splitlines()[-1])
     assert table[3].endswith(f"| {100 - 100 * last['top1']:.2f} |") and table[3] in out
     for name in ("errors.png", "responses.png"):
