@@ -7,13 +7,11 @@ h, their joining, and the order of convolution, normalisation (BN) and ReLU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from resdet.nn.norm import Norm
 
@@ -23,7 +21,12 @@ Joining = Literal["add", "scale", "exclusive_gate", "shortcut_gate", "dropout"]
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution without bias that keeps the size at stride 1, and that trains fast on many small maps."""
+    """A convolution without bias that keeps the size at stride 1, and that trains fast on many small maps.
+
+    On a CPU the gradient of the weights over hundreds of small maps (a detector's pooled regions) takes most of a
+    step. There the maps are laid side by side as one wide map, with zero columns between them that stand for the
+    padding: the same sums, several times sooner.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
@@ -32,44 +35,18 @@ class Conv2d(nn.Conv2d):
         """(N, inputs, H, W) → (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)"""
         many_small = len(x) >= 16 and x.shape[2] * x.shape[3] <= 196
         if x.device.type == "cpu" and many_small and self.weight.requires_grad and torch.is_grad_enabled():
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-            return _ConvOfSmallMaps.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
+            return self._side_by_side(x)
         return super().forward(x)
 
-
-class _ConvOfSmallMaps(torch.autograd.Function):
-    """A convolution on a CPU whose weights' gradient comes from one wide map.
-
-    That gradient over hundreds of small maps (a detector's pooled regions) would take most of a training step.
-    Here the maps are laid side by side, with zero columns between them that stand for the padding: the same sums,
-    several times sooner.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight = ctx.saved_tensors
-        kernel, stride = weight.shape[-1], ctx.stride
-        x_gradient = weight_gradient = None
-        if ctx.needs_input_grad[0]:
-            x_gradient = conv2d_input(x.shape, weight, gradient, stride, kernel // 2)
-        if ctx.needs_input_grad[1]:
-            period = -(-(x.shape[3] + kernel // 2) // stride)  # columns of the result from one map to the next
-            wide, wide_gradient = _side_by_side(x, period * stride), _side_by_side(gradient, period)
-            weight_gradient = conv2d_weight(wide, weight.shape, wide_gradient, stride, kernel // 2)
-        return x_gradient, weight_gradient, None
-
-
-def _side_by_side(maps: Tensor, period: int) -> Tensor:
-    """(N, C, H, W) → (1, C, H, N·period): each map followed by columns of zeros."""
-    rows = F.pad(maps.permute(2, 0, 3, 1), (0, 0, 0, period - maps.shape[3]))  # (H, N, period, C)
-    return rows.reshape(1, maps.shape[2], -1, maps.shape[1]).permute(0, 3, 1, 2)
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        stride, gap = self.stride[0], self.kernel_size[0] // 2
+        gap += -(width + gap) % stride  # each map starts where the stride reads
+        rows = F.pad(x.permute(2, 0, 3, 1), (0, 0, 0, gap))  # (H, N, W + gap, channels)
+        wide = rows.reshape(1, height, -1, channels).permute(0, 3, 1, 2)  # (1, channels, H, N·(W + gap))
+        y = super().forward(wide).permute(0, 2, 3, 1)  # (1, H', N·(W + gap)', outputs)
+        y = y.reshape(y.shape[1], count, -1, y.shape[3])[:, :, : -(-width // stride)]  # (H', N, W', outputs)
+        return y.permute(1, 3, 0, 2).contiguous(memory_format=torch.channels_last)
 
 
 # Shortcuts

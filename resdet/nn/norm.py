@@ -49,14 +49,12 @@ class FrozenBatchNorm2d(nn.Module):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation whose statistics are those of the joint batch of all processes.
 
-    torch's own SyncBatchNorm needs a GPU; this one runs wherever torch.distributed does. On a CPU torch.compile
-    makes more of it than of torch's BatchNorm2d.
+    torch's own SyncBatchNorm needs a GPU; this one runs wherever torch.distributed does.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)"""
-        compiled = x.device.type == "cpu" and torch.compiler.is_compiling()
-        if not self.training or not (compiled or _several_processes()):
+        if not (self.training and _several_processes()):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None
         y, mean, var, count = _BatchNorm.apply(x, self.weight, self.bias, self.running_mean, self.eps)
