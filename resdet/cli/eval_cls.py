@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from resdet.classification.classifier import build_classifier
+from resdet.classification.classifier import Classifier, build_classifier
 from resdet.config import ClsConfig, load_config
 from resdet.data.build_cls import Images, cls_validation_batches, describe_images, read_images
 from resdet.engine import runtime as runtimes
@@ -78,14 +78,18 @@ def evaluate(config: ClsConfig, sources: Sequence[str], runtime: Runtime) -> Non
     print(f"The figures are in {path}.")
 
 
+def restore(file: ModelFile[ClsConfig], source: str) -> Classifier:
+    """The network of a model file, with its weights; `source` is named if they do not fit."""
+    model = build_classifier(file.config.model, len(file.classes), file.weights["mean"], file.weights["std"])
+    load_strictly(model, file.weights, source)
+    return model
+
+
 def probabilities(
     file: ModelFile[ClsConfig], source: str, images: Images, config: ClsConfig, runtime: Runtime
 ) -> Probabilities:
     """Those of one classifier; dense evaluation averages over the scales."""
-    statistics = file.weights["mean"], file.weights["std"]
-    model = build_classifier(file.config.model, len(file.classes), *statistics)
-    load_strictly(model, file.weights, source)
-    model.to(runtime.device)
+    model = restore(file, source).to(runtime.device)
     dense = config.test.views == "dense"
     scales = config.test.scales if dense else (config.data.test_short_side,)
     return mean_probabilities(

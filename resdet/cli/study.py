@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -12,16 +11,15 @@ from typing import NamedTuple
 
 import torch
 
-from resdet.classification.classifier import build_classifier
 from resdet.cli import train_cls
-from resdet.config import ClsConfig, from_dict, load_config
+from resdet.cli.eval_cls import restore
+from resdet.config import ClsConfig, load_config
 from resdet.data.build_cls import cls_validation_batches, read_images
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model, write_text
 from resdet.engine.log import read_metrics
 from resdet.errors import UserError
 from resdet.evaluation.responses import response_deviations
-from resdet.nn.weights import load_strictly
 from resdet.visualize import plot_errors, plot_responses
 
 R110 = "configs/cifar10_r110.py"
@@ -102,10 +100,8 @@ def train(label: str, recipe: Sequence[str], settings: Sequence[str], folder: Pa
         train_cls.main(["--resume", str(run), *settings])
     else:
         train_cls.main([*recipe, *settings, "--runs", str(folder), "--name", run.name])
-    config = from_dict(ClsConfig, json.loads((run / "config.json").read_text()))
     file = load_model(run / "last.safetensors", ClsConfig)
-    model = build_classifier(config.model, len(file.classes), file.weights["mean"], file.weights["std"])
-    load_strictly(model, file.weights, str(run))
+    model, config = restore(file, str(run)), file.config
     runtime = runtimes.start("cpu", "fp32")
     _, validation = read_images(config.data)
     batches = islice(

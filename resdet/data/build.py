@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from resdet.config import DataConfig, DetConfig
 from resdet.data.annotations import Annotations
@@ -22,16 +22,15 @@ def read_annotations(data: DataConfig, splits: str, classes: tuple[str, ...]) ->
 def describe(annotations: Annotations, splits: str) -> str:
     """A line on what was read, and one for each of the first few things that were left out."""
     line = f"{splits}: {len(annotations)} images, {len(annotations.labels)} objects"
-    if not annotations.skipped:
+    return with_skipped(line, "images or boxes", annotations.skipped)
+
+
+def with_skipped(line: str, kind: str, skipped: Sequence[str]) -> str:
+    """`line`, and below it the first few sentences on what was left out."""
+    if not skipped:
         return line
-    shown = annotations.skipped[:5]
-    more = len(annotations.skipped) - len(shown)
-    lines = [
-        f"{line}; {len(annotations.skipped)} images or boxes left out:",
-        *shown,
-        *([f"and {more} more"] * (more > 0)),
-    ]
-    return "\n  ".join(lines)
+    more = [f"and {len(skipped) - 5} more"] * (len(skipped) > 5)
+    return "\n  ".join([f"{line}; {len(skipped)} {kind} left out:", *skipped[:5], *more])
 
 
 def training_batches(annotations: Annotations, config: DetConfig, runtime: Runtime, start: int) -> Iterator[Batch]:

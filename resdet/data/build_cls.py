@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resdet.config import ClsConfig, ClsDataConfig
 from resdet.data.arrays import ArrayBatches
+from resdet.data.build import with_skipped
 from resdet.data.cifar import ImageArray, read_cifar
 from resdet.data.image_folder import FolderDataset, ImageFolder, read_image_folder
 from resdet.data.loader import TrainSampler, test_batches, train_batches
@@ -59,11 +60,7 @@ def _subset(images: Images, kept: np.ndarray) -> Images:
 def describe_images(images: Images, split: str) -> str:
     """A line on what was read, and one for each of the first few images that were left out."""
     line = f"{split}: {len(images.labels)} images of {len(images.classes)} classes"
-    skipped = images.skipped if isinstance(images, ImageArray) else []
-    if not skipped:
-        return line
-    more = [f"and {len(skipped) - 5} more"] * (len(skipped) > 5)
-    return "\n  ".join([f"{line}; {len(skipped)} images left out:", *skipped[:5], *more])
+    return with_skipped(line, "images", images.skipped if isinstance(images, ImageArray) else [])
 
 
 def pixel_statistics(images: Images, config: ClsConfig) -> tuple[Tensor, Tensor]:

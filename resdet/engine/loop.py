@@ -19,7 +19,6 @@ from resdet.config import SolverConfig
 from resdet.engine.checkpoint import load_state, save_state, write_text
 from resdet.engine.log import TrainLog
 from resdet.engine.runtime import Runtime, from_main, mean, seed_everything
-from resdet.engine.solver import lr_at
 from resdet.engine.state import TrainState
 from resdet.errors import UserError
 
@@ -78,9 +77,7 @@ def fit(
     stream = batches(progress.step)
     with TrainLog(folder, progress.step, solver.steps) if runtime.is_main else nullcontext() as log:
         while not progress.end(solver):
-            lr = lr_at(progress.step, solver, progress.plateaus)
-            for group in state.optimizer.param_groups:
-                group["lr"] = lr
+            lr = state.set_lr()
             model.train()
             fetched = time.perf_counter()
             parts = list(islice(stream, solver.accumulate))
@@ -99,12 +96,7 @@ def fit(
                 if saves or _due(progress.step, solver.log_every, solver.steps):
                     log.flush(progress.step, lr)
             if evaluates:
-                started = time.perf_counter()
-                figures = evaluate(state.evaluated)
-                better = progress.note(figures[metric], solver)
-                if log:
-                    log.evaluation(progress.step, figures, time.perf_counter() - started)
-                    _save_weights(save_model, state, figures, better, folder)
+                _evaluate(evaluate, metric, state, log, save_model, folder)
             if saves and runtime.is_main:
                 save_state(folder / "state.pt", state.state_dict())
         if log:
@@ -162,14 +154,22 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
-def _save_weights(
-    save_model: Callable[[Any, Path, int], None],
+def _evaluate(
+    evaluate: Callable[[Any], dict[str, float]],
+    metric: str,
     state: TrainState,
-    figures: Mapping[str, float],
-    better: bool,
+    log: TrainLog | None,
+    save_model: Callable[[Any, Path, int], None],
     folder: Path,
 ) -> None:
+    """Evaluate, note whether this is the best model so far, and write the weights."""
+    started = time.perf_counter()
+    figures = evaluate(state.evaluated)
+    better = state.progress.note(figures[metric], state.solver)
+    if log is None:
+        return
     step = state.progress.step
+    log.evaluation(step, figures, time.perf_counter() - started)
     save_model(state.evaluated, folder / "last.safetensors", step)
     if better:
         save_model(state.evaluated, folder / "model.safetensors", step)

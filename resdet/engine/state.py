@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resdet.config import SolverConfig
 from resdet.engine.runtime import Runtime
-from resdet.engine.solver import build_optimizer
+from resdet.engine.solver import build_optimizer, lr_at
 
 
 @dataclass
@@ -51,7 +51,7 @@ class TrainState:
 
     def __init__(self, model: nn.Module, solver: SolverConfig, runtime: Runtime) -> None:
         model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model, self.progress = model, Progress()
+        self.model, self.solver, self.progress = model, solver, Progress()
         self.optimizer = build_optimizer(model, solver)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         decay = get_ema_multi_avg_fn(solver.ema)
@@ -61,6 +61,13 @@ class TrainState:
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and saved."""
         return self.average.module if self.average else self.model
+
+    def set_lr(self) -> float:
+        """Give the optimizer the learning rate of the step that comes next, and return it."""
+        lr = lr_at(self.progress.step, self.solver, self.progress.plateaus)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors, numbers and containers."""

@@ -78,6 +78,7 @@ class _BatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, pivot: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(N, C, H, W) and (C,) thrice → y, and mean, biased variance (C,) and count (1,) over all processes"""
         count = _over_processes(gamma.new_tensor([x.numel() // x.shape[1]]))
         shifted, squared = _over_processes(ops.channel_sums(None, x, pivot)) / count  # (C,), (C,)
         mean, var = pivot + shifted, (squared - shifted.square()).clamp(min=0)
@@ -90,6 +91,7 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, of all processes' losses, and of γ and β, of this process's."""
         x, gamma, mean, deviation, count = ctx.saved_tensors
         sums = ops.channel_sums(gradient.to(x.dtype), x, mean)  # Σ g, Σ g (x − mean) of this process
         beta_gradient, gamma_gradient = sums[0], sums[1] * deviation

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.nn.blocks import BasicBlock, Bottleneck, Conv2d, Unit
+from resdet.nn.blocks import BasicBlock, Bottleneck, Unit
+from resdet.nn.conv import Conv2d
 from resdet.nn.norm import Norm
 
 # Depth → (residual unit, units in conv2_x, conv3_x, conv4_x, conv5_x): 2015, Table 1; 200 layers: 2016, Table 5.

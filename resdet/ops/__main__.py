@@ -5,7 +5,7 @@ import torch
 from resdet.ops import library
 
 if __name__ == "__main__":
-    if "cpu" in library.DEVICES:
+    if library.COMPILED:
         best = library.INSTRUCTION_SETS[torch.ops.resdet.instruction_set()]
         print(f"CPU: resdet's own operators, for {best}, loaded into torch {torch.__version__}")
     else:

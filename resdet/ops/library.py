@@ -1,7 +1,6 @@
 """The compiled operators: found, loaded, and given their fake, autograd and autocast rules.
 
-The schemas are in csrc/library.cpp. The CPU's kernels and the GPU's are two libraries, so that one serves where the
-other could not be built.
+The schemas are in csrc/library.cpp.
 """
 
 from __future__ import annotations
@@ -18,23 +17,20 @@ TYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU's operators
 INSTRUCTION_SETS = ("any x86-64 or other processor", "AVX2", "AVX-512")
 
 
-def _load() -> tuple[str, ...]:
-    """Load what was built → the device types that have operators."""
-    found: list[str] = []
-    for device, name in (("cpu", "_cpu"), ("cuda", "_cuda")):
-        for file in sorted(Path(__file__).parent.glob(f"{name}.*so")) if device == "cpu" or found else []:
-            try:
-                torch.ops.load_library(file)
-                found.append(device)
-                break
-            except OSError as error:  # built against a torch that is no longer there
-                logging.getLogger("resdet").warning(
-                    "%s cannot be loaded (%s): torchvision's operators serve; install resdet again.", file, error
-                )
-    return tuple(found)
+def _load() -> bool:
+    """Load what was built → whether there is anything."""
+    for file in sorted(Path(__file__).parent.glob("_cpu.*so")):
+        try:
+            torch.ops.load_library(file)
+            return True
+        except OSError as error:  # built against a torch that is no longer there
+            logging.getLogger("resdet").warning(
+                "%s cannot be loaded (%s): torchvision's operators serve; install resdet again.", file, error
+            )
+    return False
 
 
-DEVICES = _load()
+COMPILED = _load()
 
 
 def _pooled(size: int, stride: int) -> int:
@@ -125,5 +121,5 @@ def _register() -> None:
     # No autocast rule: every operator takes features of any type beside regions of full precision.
 
 
-if DEVICES:
+if COMPILED:
     _register()

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resdet.nn.blocks import BasicBlock, Bottleneck, Conv2d, PaddedIdentity, Projection, make_shortcut
+from resdet.nn.blocks import BasicBlock, Bottleneck, PaddedIdentity, Projection, make_shortcut
+from resdet.nn.conv import Conv2d
 from resdet.nn.norm import FrozenBatchNorm2d
 
 

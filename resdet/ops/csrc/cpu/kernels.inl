@@ -80,15 +80,8 @@ Cells<A> align_cells(const Regions<A>& regions, int64_t r) {
   return cells;
 }
 
-// One axis: how much each cell of the map counts in each bin. The bilinear weights of a bin's samples are merged:
-// table[p * length + i] is the weight of cell low[p] + i, for i below count[p].
-template <typename A>
-struct Axis {
-  A* table;
-  int64_t length;
-  int64_t low, count;  // of the bin that `fill` was last called for
-};
-
+// One bin along one axis: how much each cell of the map counts in it. The bilinear weights of the bin's samples are
+// merged: weights[i] is that of cell low + i, for i below count.
 template <typename A>
 void fill_bin(A* weights, int64_t& low, int64_t& count, A start, A bin, int64_t p, int64_t samples, int64_t length) {
   low = length;
