@@ -1,5 +1,6 @@
 """Slow literal loops that a reader trusts at sight: the oracles of the tests."""
 
+import itertools
 import math
 
 import torch
@@ -172,6 +173,31 @@ def roi_align_literal(features, rois, image_index, size, scale, sampling_ratio, 
 
 
 # ------------------------------------------------------------ detection
+
+
+def convolution_literal(x, weight, stride):
+    """A convolution without bias, padded by half its kernel: He et al. 2015 write it W·x."""
+    (count, _, height, width), (outputs, _, kernel, _) = x.shape, weight.shape
+    pad = kernel // 2
+    result = torch.zeros(count, outputs, -(-height // stride), -(-width // stride), dtype=torch.float64)
+    for i, j in itertools.product(range(result.shape[2]), range(result.shape[3])):
+        for ky, kx in itertools.product(range(kernel), range(kernel)):
+            y, x_ = i * stride + ky - pad, j * stride + kx - pad
+            if 0 <= y < height and 0 <= x_ < width:
+                result[:, :, i, j] += x[:, :, y, x_].double() @ weight[:, :, ky, kx].double().T
+    return result
+
+
+def batch_norm_literal(x, added, gamma, beta, eps, relu):
+    """Ioffe and Szegedy 2015, algorithm 1, then the shortcut and the ReLU of He et al. 2015."""
+    result = torch.zeros_like(x)
+    for c in range(x.shape[1]):
+        values = x[:, c]
+        mean = values.sum() / values.numel()
+        var = ((values - mean) ** 2).sum() / values.numel()
+        y = gamma[c] * (values - mean) / (var + eps) ** 0.5 + beta[c] + (0 if added is None else added[:, c])
+        result[:, c] = torch.where(y > 0, y, torch.zeros_like(y)) if relu else y
+    return result
 
 
 def anchors_literal(scales, ratios, height, width, stride):

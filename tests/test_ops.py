@@ -272,7 +272,7 @@ def test_bfloat16_is_float32_rounded(op, channels):
 
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("name", ["roi_align", "roi_pool", "nms", "channel_sums"])
+@pytest.mark.parametrize("name", ["roi_align", "roi_pool", "nms"])
 def test_the_registrations_are_right(name, dtype):
     """Schema, fake tensors, autograd, torch.compile with dynamic shapes: torch's own checks."""
     features, (rois, index) = torch.randn(2, 5, 10, 8).to(dtype), wild_regions()
@@ -281,7 +281,6 @@ def test_the_registrations_are_right(name, dtype):
         "roi_align": (features.requires_grad_(), rois, index, 7, 1 / 16, 0, True, 1),
         "roi_pool": (features.requires_grad_(), rois, index, 7, 1 / 16, 1),
         "nms": (rois, torch.rand(9), index, 0.5, 3),
-        "channel_sums": (None, features.detach(), torch.zeros(5)),
     }
     torch.library.opcheck(getattr(torch.ops.resdet, name).default, rest[name])
 
@@ -348,21 +347,6 @@ def test_suppression_equals_torchvision(count, spread, dtype):
         order = scores.argsort(descending=True, stable=True)
         expected = order[torchvision.ops.nms(boxes[order], -torch.arange(count).to(dtype), threshold)]
         assert torch.equal(ops.nms(boxes, scores, threshold), expected)
-
-
-@compiled
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("channels", [1, 3, 16, 48, 64, 100, 192])
-@pytest.mark.parametrize("own", [True, False])
-def test_channel_sums_equal_their_definition(own, channels, dtype):
-    b = (torch.randn(7, channels, 5, 6) + 3).to(dtype)
-    a = None if own else torch.randn(7, channels, 5, 6).to(dtype)
-    pivot = torch.full((channels,), 2.5)
-    result = ops.channel_sums(a, b, pivot)
-    centered = b.double() - 2.5
-    first = centered if own else a.double()
-    expected = torch.stack([first.sum((0, 2, 3)), (first * centered).sum((0, 2, 3))])
-    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-3)
 
 
 def test_the_module_says_what_was_compiled(capsys):

@@ -21,7 +21,7 @@ def cifar10(depth: int, *, warm_up: bool = False, solver: dict[str, Any] | None 
     network: dict[str, Any] = {"family": "cifar", "depth": depth, "shortcut": "A", "pixels": "pixel"}
     training: dict[str, Any] = {"lr": 0.1, "steps": 64_000, "milestones": (32_000, 48_000), "batch_size": 128}
     training |= {"weight_decay": 1e-4, "decay_all": True}
-    training |= {"eval_every": 1000, "save_every": 1000, "log_every": 100, "compile": True}
+    training |= {"eval_every": 1000, "save_every": 1000, "log_every": 100}
     if warm_up:
         training |= {"warmup": "constant", "warmup_steps": 400, "warmup_factor": 0.1}
     return ClsConfig(

@@ -45,7 +45,7 @@ class SolverConfig:
     ema: float = 0.0
     """decay of a moving average of the weights, which is evaluated and saved; 0 has none"""
     compile: bool = False
-    """of a classifier: let torch.compile fuse the network, a minute at the start, then faster steps"""
+    """of a classifier, on a GPU: torch.compile, a minute at the start, then faster steps"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """type of the multiplications; auto picks bf16 where the processor has it"""
     eval_every: int = 5_000

@@ -24,10 +24,11 @@ def response_deviations(model: Classifier, images: Tensor) -> list[float]:
     model.eval()
     found: list[float] = []
 
-    def note(module: nn.Module, inputs: object, output: Tensor) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        output = layer.forward(inputs[0])  # alone: in the network it also adds the shortcut and rectifies
         found.append(output.float().std().item())
 
-    handles = [layer.register_forward_hook(note) for layer in _responding(model)]
+    handles = [layer.register_forward_pre_hook(note) for layer in _responding(model)]
     try:
         model(images)
     finally:

@@ -46,7 +46,9 @@ class PaddedIdentity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) → (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)"""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new))
+        pixels = x.permute(0, 2, 3, 1)  # so that the gradient is channels-last too
+        pixels = pixels[:, :: self.stride, :: self.stride]
+        return F.pad(pixels, (0, self.new)).permute(0, 3, 1, 2)
 
 
 def make_shortcut(kind: Shortcut, inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module:
@@ -127,10 +129,13 @@ def make_joining(kind: Joining, inputs: int, outputs: int, stride: int) -> nn.Mo
 
 def original(unit: Unit, x: Tensor) -> Tensor:
     """(a) F: conv, BN, ReLU, …, conv, BN; f: ReLU."""
+    *layers, (last, last_norm) = unit.layers
     y = x
-    for number, (conv, norm) in enumerate(unit.layers):
-        y = norm(conv(_relu(y) if number else y))
-    return _relu(unit.join(x, y))
+    for conv, norm in layers:
+        y = norm(conv(y), relu=True)
+    if isinstance(unit.joining, Add):
+        return last_norm(last(y), added=unit.shortcut(x), relu=True)
+    return _relu(unit.join(x, last_norm(last(y))))
 
 
 def norm_after(unit: Unit, x: Tensor) -> Tensor:
@@ -138,35 +143,36 @@ def norm_after(unit: Unit, x: Tensor) -> Tensor:
     *layers, (last, last_norm) = unit.layers
     y = x
     for conv, norm in layers:
-        y = _relu(norm(conv(y)))
-    return _relu(last_norm(unit.join(x, last(y))))
+        y = norm(conv(y), relu=True)
+    return last_norm(unit.join(x, last(y)), relu=True)
 
 
 def relu_before(unit: Unit, x: Tensor) -> Tensor:
     """(c) F: conv, BN, ReLU, …, conv, BN, ReLU; f: identity."""
     y = x
     for conv, norm in unit.layers:
-        y = _relu(norm(conv(y)))
+        y = norm(conv(y), relu=True)
     return unit.join(x, y)
 
 
 def relu_preactivation(unit: Unit, x: Tensor) -> Tensor:
     """(d) F: ReLU, conv, BN, …, ReLU, conv, BN; f: identity."""
+    *layers, (last, last_norm) = unit.layers
     y = x if unit.activated else F.relu(x)
     x = y if unit.projects else x
-    for number, (conv, norm) in enumerate(unit.layers):
-        y = norm(conv(_relu(y) if number else y))
-    return unit.join(x, y)
+    for conv, norm in layers:
+        y = norm(conv(y), relu=True)
+    return unit.join(x, last_norm(last(y)))
 
 
 def full_preactivation(unit: Unit, x: Tensor) -> Tensor:
     """(e) F: BN, ReLU, conv, …, BN, ReLU, conv; f: identity."""
     (first, first_norm), *layers = unit.layers
-    y = x if unit.activated else _relu(first_norm(x))
+    y = x if unit.activated else first_norm(x, relu=True)
     x = y if unit.projects else x
     y = first(y)
     for conv, norm in layers:
-        y = conv(_relu(norm(y)))
+        y = conv(norm(y, relu=True))
     return unit.join(x, y)
 
 

@@ -1,7 +1,8 @@
 """Normalisation layers, and freezing by stage name.
 
-A `Norm` is a function from a channel count to a layer. Three exist: ``frozen`` batch normalisation (the papers'
-choice for fine-tuning), and ``group`` and ``sync_batch`` for training from scratch.
+A `Norm` is a function from a channel count to a layer: ``frozen`` batch normalisation (the papers' choice for
+fine-tuning), and ``group`` and ``sync_batch`` for training from scratch. A layer also adds the shortcut and
+rectifies where a unit asks for it, ReLU(norm(x) + added): on a CPU that is one pass over memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from resdet import ops
 from resdet.errors import UserError
@@ -39,11 +41,9 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W)"""
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(N, C, H, W), and the shortcut of the same shape → (N, C, H, W)"""
+        return _frozen(self, x, added, relu)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -52,56 +52,117 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     torch's own SyncBatchNorm needs a GPU; this one runs wherever torch.distributed does.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W)"""
-        if not (self.training and _several_processes()):
-            return super().forward(x)
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(N, C, H, W), and the shortcut of the same shape → (N, C, H, W)"""
         assert self.running_mean is not None and self.running_var is not None
-        y, mean, var, count = _BatchNorm.apply(x, self.weight, self.bias, self.running_mean, self.eps)
+        if not self.training and not torch.is_grad_enabled():
+            return _frozen(self, x, added, relu)
+        if not (self.training and (_several_processes() or (_fuses(x, added) and x.numel() > x.shape[1]))):
+            return _finish(super().forward(x), added, relu)
+        y, mean, var, count = _BatchNorm.apply(x, added, self.weight, self.bias, self.running_mean, self.eps, relu)
         with torch.no_grad():
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
-            share = 1 / self.num_batches_tracked if self.momentum is None else torch.tensor(self.momentum)
-            self.running_mean += share * (mean - self.running_mean)
-            self.running_var += share * (var * (count / (count - 1)) - self.running_var)
+            share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(var * (count / (count - 1)), share)
         return y
 
 
-class _BatchNorm(torch.autograd.Function):
-    """y = γ (x − mean) / √(var + ε) + β over the batches of all processes (Ioffe and Szegedy 2015).
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation with 32 groups (Wu and He 2018)."""
 
-    The sums over the batch are one operator, so that all else is one pass over the elements each way. They are
-    taken around `pivot`, a guess of the mean, for precision.
+    def __init__(self, channels: int) -> None:
+        super().__init__(32, channels)
+
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(N, C, H, W), and the shortcut of the same shape → (N, C, H, W)"""
+        return _finish(super().forward(x), added, relu)
+
+
+def _frozen(norm: Any, x: Tensor, added: Tensor | None, relu: bool) -> Tensor:
+    """What a batch normalisation whose statistics stay makes of x."""
+    if _fuses(x, added):
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return _Affine.apply(x, added, scale, norm.bias - norm.running_mean * scale, relu)
+    y = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    return _finish(y, added, relu)
+
+
+def _finish(x: Tensor, added: Tensor | None, relu: bool) -> Tensor:
+    x = x if added is None else x + added
+    return F.relu(x, inplace=True) if relu else x
+
+
+def _fuses(x: Tensor, added: Tensor | None) -> bool:
+    """Whether a kernel of our own does all at once; torch.compile makes its own."""
+    alike = added is None or added.dtype == x.dtype
+    return ops.own(x) and alike and not torch.compiler.is_compiling()
+
+
+class _Affine(torch.autograd.Function):
+    """y = ReLU(x · scale + shift + added), scale and shift being constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, added: Tensor | None, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+        """(N, C, H, W) twice and (C,) twice → (N, C, H, W)"""
+        y = ops.affine(x, added, scale, shift, relu)
+        ctx.save_for_backward(scale, *[y] * relu)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x and of what was added."""
+        scale, *rectified = ctx.saved_tensors
+        with_added = ctx.needs_input_grad[1]
+        output = rectified[0] if rectified else None
+        for_x, for_added = ops.affine_gradient(gradient, output, None, scale, with_added=with_added)
+        return for_x, for_added if with_added else None, None, None, None
+
+
+class _BatchNorm(torch.autograd.Function):
+    """y = ReLU(γ (x − mean) / √(var + ε) + β + added) over the batches of all processes (Ioffe and Szegedy 2015).
+
+    The sums over the batch are taken around `pivot`, a guess of the mean, for precision.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, pivot: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, C, H, W) and (C,) thrice → y, and mean, biased variance (C,) and count (1,) over all processes"""
-        count = _over_processes(gamma.new_tensor([x.numel() // x.shape[1]]))
-        shifted, squared = _over_processes(ops.channel_sums(None, x, pivot)) / count  # (C,), (C,)
+        ctx: Any,
+        x: Tensor,
+        added: Tensor | None,
+        gamma: Tensor,
+        beta: Tensor,
+        pivot: Tensor,
+        eps: float,
+        relu: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
+        """(N, C, H, W) twice and (C,) thrice → y, and mean, biased variance (C,) and count over all processes"""
+        count = x.numel() // x.shape[1]
+        ctx.count = _over_processes(gamma.new_tensor([count])) if _several_processes() else count
+        shifted, squared = _over_processes(ops.channel_sums(None, None, x, pivot)) / ctx.count  # (C,), (C,)
         mean, var = pivot + shifted, (squared - shifted.square()).clamp(min=0)
         deviation = torch.rsqrt(var + eps)
-        ctx.save_for_backward(x, gamma, mean, deviation, count)
-        ctx.mark_non_differentiable(mean, var, count)
         scale = gamma * deviation
-        y = (x - mean[:, None, None]) * scale[:, None, None] + beta[:, None, None]
-        return y.to(x.dtype), mean, var, count
+        y = ops.affine(x, added, scale, beta - mean * scale, relu)
+        ctx.save_for_backward(x, mean, deviation, scale, *[y] * relu)
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var, ctx.count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x, of all processes' losses, and of γ and β, of this process's."""
-        x, gamma, mean, deviation, count = ctx.saved_tensors
-        sums = ops.channel_sums(gradient.to(x.dtype), x, mean)  # Σ g, Σ g (x − mean) of this process
-        beta_gradient, gamma_gradient = sums[0], sums[1] * deviation
-        total, product = _over_processes(sums) / count
-        scale = gamma * deviation
+        """The gradients of x and of what was added, of all processes' losses, and of γ and β, of this process's."""
+        x, mean, deviation, scale, *rectified = ctx.saved_tensors
+        gradient, output = gradient.to(x.dtype), rectified[0] if rectified else None
+        sums = ops.channel_sums(gradient, output, x, mean)  # Σ g, Σ g (x − mean) of this process
+        total, product = _over_processes(sums) / ctx.count
         slope = -scale * deviation.square() * product  # through the variance
-        offset = -scale * total  # through the mean
-        centered = x - mean[:, None, None]
-        x_gradient = gradient * scale[:, None, None] + centered * slope[:, None, None] + offset[:, None, None]
-        return x_gradient.to(x.dtype), gamma_gradient, beta_gradient, None, None
+        offset = -scale * total - slope * mean  # through the mean
+        with_added = ctx.needs_input_grad[1]
+        for_x, for_added = ops.affine_gradient(gradient, output, x, scale, slope, offset, with_added)
+        return for_x, for_added if with_added else None, sums[1] * deviation, sums[0], None, None, None
 
 
 def _several_processes() -> bool:
@@ -116,14 +177,9 @@ def _over_processes(x: Tensor) -> Tensor:
     return x
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with 32 groups (Wu and He 2018)."""
-    return nn.GroupNorm(32, channels)
-
-
 NORMS: dict[str, Norm] = {
     "frozen": FrozenBatchNorm2d,
-    "group": group_norm,
+    "group": GroupNorm,
     "sync_batch": SyncBatchNorm2d,
 }
 

@@ -27,6 +27,19 @@ ARCHITECTURES: dict[int, tuple[type[Unit], tuple[int, int, int, int]]] = {
 }
 
 
+class Stem(nn.Module):
+    """The first convolution, normalised and rectified."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv = Conv2d(inputs, outputs, kernel, stride)
+        self.norm = norm(outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, inputs, H, W) → (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)"""
+        return self.norm(self.conv(images), relu=True)
+
+
 class Trunk(nn.Module):
     """conv1–conv4_x: what the RPN and the RoI head share.
 
@@ -43,7 +56,7 @@ class Trunk(nn.Module):
         block, (units2, units3, units4, _) = ARCHITECTURES[depth]
         wide = block.expansion
         self.channels = 256 * wide
-        self.conv1 = stem(3, 64, 7, 2, norm)
+        self.conv1 = Stem(3, 64, 7, 2, norm)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.conv2_x = stage(block, 64, 64, units2, 1, first=True, norm=norm, **options)
         self.conv3_x = stage(block, 64 * wide, 128, units3, 2, norm=norm, **options)
@@ -118,7 +131,7 @@ class CifarResNet(nn.Module):
             raise ValueError(f"No CIFAR network of {depth} layers: choose one of {3 * block.depth}n + 2.")
         wide = block.expansion
         self.channels = 64 * wide
-        self.conv1 = stem(3, 16, 3, 1, norm)
+        self.conv1 = Stem(3, 16, 3, 1, norm)
         self.conv2_x = stage(block, 16, 16, units, 1, first=True, norm=norm, **options)
         self.conv3_x = stage(block, 16 * wide, 32, units, 2, norm=norm, **options)
         self.conv4_x = stage(block, 32 * wide, 64, units, 2, last=True, norm=norm, **options)
@@ -129,15 +142,6 @@ class CifarResNet(nn.Module):
         """(N, 3, 32, 32) normalised images → (N, num_classes) logits"""
         x = self.conv4_x(self.conv3_x(self.conv2_x(self.conv1(images))))
         return self.fc(x.mean((2, 3)))
-
-
-def stem(inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> nn.Sequential:
-    """The first convolution, normalised and rectified."""
-    layers = nn.Sequential()
-    layers.add_module("conv", Conv2d(inputs, outputs, kernel, stride))
-    layers.add_module("norm", norm(outputs))
-    layers.add_module("relu", nn.ReLU(inplace=True))
-    return layers
 
 
 def stage(

@@ -1,4 +1,4 @@
-"""Region operators: `roi_pool`, `roi_align`, `nms`, `batched_nms`; and the sums of batch normalisation.
+"""Region operators: `roi_pool`, `roi_align`, `nms`, `batched_nms`; and what networks are made of on a CPU.
 
 Letters: N images, C channels, (H, W) the feature map, R regions, S the output size, M boxes.
 `scale` is the feature map's size over the image's (1/16 for a C4 trunk). On a CPU they run our own kernels (csrc/),
@@ -33,7 +33,7 @@ def roi_pool(
     Returns:
         (R, C, ⌈S/stride⌉, ⌈S/stride⌉), of the features' type
     """
-    if _own(features):
+    if _served(features):
         return library.OPS.roi_pool(_typed(features), rois, image_index, size, scale, stride)[0].to(features.dtype)
     full = _full_precision(features)
     pooled = torchvision.ops.roi_pool(full, _indexed(rois, image_index, full.dtype), size, scale)
@@ -59,7 +59,7 @@ def roi_align(
     Returns:
         (R, C, ⌈S/stride⌉, ⌈S/stride⌉), of the features' type
     """
-    if _own(features):
+    if _served(features):
         pooled = library.OPS.roi_align(
             _typed(features), rois, image_index, size, scale, sampling_ratio, aligned, stride
         )
@@ -83,7 +83,7 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, max_output: int | None 
         (K,) int64 indices of the boxes that stay, best first
     """
     boxes = _full_precision(boxes)
-    if _own(boxes):
+    if _served(boxes):
         return library.OPS.nms(boxes, scores.to(boxes.dtype), None, threshold, _limit(max_output))
     return torchvision.ops.nms(boxes, scores.to(boxes.dtype), threshold)[:max_output]
 
@@ -92,7 +92,7 @@ def batched_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, max_output: int | None = None
 ) -> Tensor:
     """`nms` among the boxes of each label (M,) separately; indices of all that stay, best first."""
-    if _own(boxes):
+    if _served(boxes):
         boxes = _full_precision(boxes)
         return library.OPS.nms(boxes, scores.to(boxes.dtype), labels, threshold, _limit(max_output))
     # torchvision moves each label's boxes apart, which holds only for coordinates from 0 up; float64 moves exactly.
@@ -100,25 +100,98 @@ def batched_nms(
     return torchvision.ops.batched_nms(boxes.double() - origin, scores.double(), labels, threshold)[:max_output]
 
 
-def channel_sums(a: Tensor | None, b: Tensor, pivot: Tensor) -> Tensor:
-    """Σ a and Σ a·(b − pivot) over all but the channels: the sums of batch normalisation and of its gradient.
+def channel_sums(gradient: Tensor | None, output: Tensor | None, x: Tensor, pivot: Tensor) -> Tensor:
+    """Σ a and Σ a·(x − pivot) over all but the channels: the sums of batch normalisation and of its gradient.
 
     Args:
-        a: (N, C, H, W); nothing stands for b − pivot
-        b: (N, C, H, W), of the same type
+        gradient: (N, C, H, W), which is a; nothing stands for x − pivot
+        output: (N, C, H, W): where a rectified output is not above zero, the gradient does not count
+        x: (N, C, H, W), of the same type
         pivot: (C,)
 
     Returns:
         (2, C), float64 for float64 and float32 for everything else; no gradient flows through it
     """
-    if _own(b) and b.dtype in library.TYPES:
-        return library.OPS.channel_sums(a, b, pivot)
-    centered = _full_precision(b) - pivot[:, None, None]
-    a = centered if a is None else _full_precision(a)
+    if own(x):
+        return library.OPS.channel_sums(gradient, output, x, pivot)
+    centered = _full_precision(x) - pivot[:, None, None]
+    a = centered if gradient is None else _full_precision(_masked(gradient, output))
     return torch.stack([a.sum((0, 2, 3)), (a * centered).sum((0, 2, 3))])
 
 
-def _own(x: Tensor) -> bool:
+def affine(x: Tensor, added: Tensor | None, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+    """x·scale + shift + added, rectified or not: all that follows a convolution, in one pass over memory.
+
+    Args:
+        x: (N, C, H, W)
+        added: (N, C, H, W), of the same type, or nothing
+        scale: (C,)
+        shift: (C,)
+        relu: rectify
+
+    Returns:
+        (N, C, H, W); no gradient flows through it
+    """
+    if own(x):
+        return library.OPS.affine(x, added, scale, shift, relu)
+    y = _full_precision(x) * scale[:, None, None] + shift[:, None, None]
+    y = y if added is None else y + added
+    return (y.relu() if relu else y).to(x.dtype)
+
+
+def affine_gradient(
+    gradient: Tensor,
+    output: Tensor | None,
+    x: Tensor | None,
+    scale: Tensor,
+    slope: Tensor | None = None,
+    offset: Tensor | None = None,
+    with_added: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `affine`: of x, g·scale + x·slope + offset, and of `added`, g.
+
+    Args:
+        gradient: (N, C, H, W) of the output; g is what is left of it by the ReLU
+        output: (N, C, H, W) if it was rectified
+        x: (N, C, H, W) if scale and shift depend on it, as batch statistics do; else g·scale is all
+        scale: (C,)
+        slope: (C,), with x
+        offset: (C,), with x
+        with_added: the second gradient is wanted; else it is empty
+    """
+    if own(gradient):
+        return library.OPS.affine_gradient(gradient, output, x, scale, slope, offset, with_added)
+    g = _masked(gradient, output)
+    result = _full_precision(g) * scale[:, None, None]
+    if x is not None and slope is not None and offset is not None:
+        result = result + _full_precision(x) * slope[:, None, None] + offset[:, None, None]
+    return result.to(gradient.dtype), g if with_added else gradient.new_empty(0)
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A convolution with padding in bfloat16, on a processor's tile unit; only where `has_tiles`.
+
+    Args:
+        x: (N, C, H, W) bfloat16
+        weight: (K, C, k, k) float32; k is 1 or 3, C and K are multiples of 16
+
+    Returns:
+        (N, K, ⌈H/stride⌉, ⌈W/stride⌉) bfloat16; the weight's gradient is float32
+    """
+    return library.OPS.conv2d(x, weight, stride)
+
+
+def has_tiles() -> bool:
+    """Whether `conv2d` can run: the operators are compiled, and the processor has a tile unit (AMX)."""
+    return library.HAS_TILES
+
+
+def own(x: Tensor) -> bool:
+    """Whether our own kernels serve this tensor."""
+    return _served(x) and x.dtype in library.TYPES
+
+
+def _served(x: Tensor) -> bool:
     """Whether our own kernels serve this tensor's device."""
     return x.device.type == "cpu" and library.COMPILED
 
@@ -126,6 +199,11 @@ def _own(x: Tensor) -> bool:
 def _typed(x: Tensor) -> Tensor:
     """A type that our own kernels know."""
     return x if x.dtype in library.TYPES else x.float()
+
+
+def _masked(gradient: Tensor, output: Tensor | None) -> Tensor:
+    """The gradient, where a rectified output is above zero."""
+    return gradient if output is None else gradient * (output > 0)
 
 
 def _limit(max_output: int | None) -> int:

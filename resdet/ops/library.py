@@ -31,6 +31,7 @@ def _load() -> bool:
 
 
 COMPILED = _load()
+HAS_TILES: bool = COMPILED and OPS.has_tiles()
 
 
 def _pooled(size: int, stride: int) -> int:
@@ -71,8 +72,30 @@ def _roi_pool_backward_fake(gradient: Tensor, cells: Tensor, image_index: Tensor
     return _empty(gradient, shape)
 
 
-def _channel_sums_fake(a: Tensor | None, b: Tensor, pivot: Tensor) -> Tensor:
-    return b.new_empty((2, b.shape[1]), dtype=torch.float64 if b.dtype == torch.float64 else torch.float32)
+def _channel_sums_fake(gradient: Tensor | None, output: Tensor | None, x: Tensor, pivot: Tensor) -> Tensor:
+    return x.new_empty((2, x.shape[1]), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _affine_fake(x: Tensor, *rest: Any) -> Tensor:
+    return _empty(x, x.shape)
+
+
+def _affine_gradient_fake(gradient: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    added = _empty(gradient, gradient.shape) if rest[-1] else gradient.new_empty(0)
+    return _empty(gradient, gradient.shape), added
+
+
+def _conv2d_fake(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    height, width = (_pooled(side, stride) for side in x.shape[2:])
+    return _empty(x, (x.shape[0], weight.shape[0], height, width))
+
+
+def _conv2d_input_gradient_fake(gradient: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
+    return _empty(gradient, (gradient.shape[0], weight.shape[1], height, width))
+
+
+def _conv2d_weight_gradient_fake(gradient: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+    return _empty(x, (gradient.shape[1], x.shape[1], kernel, kernel), torch.float32)
 
 
 def _nms_fake(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, max_output: int) -> Tensor:
@@ -102,8 +125,23 @@ def _pool_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None
     return OPS.roi_pool_backward(gradient, cells, image_index, ctx.shape), *[None] * 5
 
 
+def _save_for_conv2d(ctx: Any, inputs: Any, output: Any) -> None:
+    x, weight, ctx.stride = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _conv2d_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    for_x = for_weight = None
+    if ctx.needs_input_grad[0]:
+        for_x = OPS.conv2d_input_gradient(gradient, weight, *x.shape[2:], ctx.stride)
+    if ctx.needs_input_grad[1]:
+        for_weight = OPS.conv2d_weight_gradient(gradient, x, weight.shape[2], ctx.stride)
+    return for_x, for_weight, None
+
+
 def _refuse(ctx: Any, *gradients: Tensor) -> None:
-    raise RuntimeError("RoI align and RoI pooling have no second derivative here.")
+    raise RuntimeError("This operator has no second derivative.")
 
 
 def _register() -> None:
@@ -113,10 +151,16 @@ def _register() -> None:
     library.register_fake("resdet::roi_pool", _roi_pool_fake)
     library.register_fake("resdet::roi_pool_backward", _roi_pool_backward_fake)
     library.register_fake("resdet::channel_sums", _channel_sums_fake)
+    library.register_fake("resdet::affine", _affine_fake)
+    library.register_fake("resdet::affine_gradient", _affine_gradient_fake)
+    library.register_fake("resdet::conv2d", _conv2d_fake)
+    library.register_fake("resdet::conv2d_input_gradient", _conv2d_input_gradient_fake)
+    library.register_fake("resdet::conv2d_weight_gradient", _conv2d_weight_gradient_fake)
     library.register_fake("resdet::nms", _nms_fake)
+    library.register_autograd("resdet::conv2d", _conv2d_gradient, setup_context=_save_for_conv2d)
     library.register_autograd("resdet::roi_align", _align_gradient, setup_context=_save_for_align)
     library.register_autograd("resdet::roi_pool", _pool_gradient, setup_context=_save_for_pool)
-    for name in ("roi_align_backward", "roi_pool_backward"):
+    for name in ("roi_align_backward", "roi_pool_backward", "conv2d_input_gradient", "conv2d_weight_gradient"):
         library.register_autograd(f"resdet::{name}", _refuse)
     # No autocast rule: every operator takes features of any type beside regions of full precision.
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from resdet.classification.classifier import Classifier
 from resdet.evaluation.responses import response_deviations
+from resdet.nn.norm import SyncBatchNorm2d
 from resdet.nn.resnet import CifarResNet, ResNet
 
 
@@ -22,7 +23,7 @@ def classifier(network: nn.Module) -> Classifier:
 @pytest.mark.parametrize("order", ["original", "full_preactivation"])
 def test_each_3x3_layer_responds_after_its_normalisation(order: str) -> None:
     """He et al. 2015, Fig. 7; without a normalisation behind the layer, the layer's own output."""
-    model = classifier(CifarResNet(8, norm=nn.BatchNorm2d, order=order, shortcut="A"))
+    model = classifier(CifarResNet(8, norm=SyncBatchNorm2d, order=order, shortcut="A"))
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     found = response_deviations(model, images)
     assert len(found) == 7, "conv1, and two layers in each of three units"
@@ -42,11 +43,11 @@ def test_each_3x3_layer_responds_after_its_normalisation(order: str) -> None:
 
 def test_bottlenecks_respond_with_their_3x3_layers_only() -> None:
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    assert len(response_deviations(classifier(CifarResNet(20, norm=nn.BatchNorm2d, bottleneck=True)), images)) == 7
-    assert len(response_deviations(classifier(ResNet(50, norm=nn.BatchNorm2d)), images)) == 16
+    assert len(response_deviations(classifier(CifarResNet(20, norm=SyncBatchNorm2d, bottleneck=True)), images)) == 7
+    assert len(response_deviations(classifier(ResNet(50, norm=SyncBatchNorm2d)), images)) == 16
 
 
 def test_no_hook_stays() -> None:
-    model = classifier(CifarResNet(8, norm=nn.BatchNorm2d))
+    model = classifier(CifarResNet(8, norm=SyncBatchNorm2d))
     response_deviations(model, torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     assert not any(module._forward_hooks for module in model.modules())

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from reference import batch_norm_literal
 from torch import nn
 
 from resdet.errors import UserError
-from resdet.nn.norm import NORMS, FrozenBatchNorm2d, SyncBatchNorm2d, freeze, group_norm, recalibrate
+from resdet.nn.norm import NORMS, FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d, freeze, recalibrate
 from resdet.nn.resnet import ResNet
 
 
@@ -66,8 +67,56 @@ def test_sync_batch_on_one_process_equals_batch_norm(dtype, training):
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_added", [False, True])
+def test_training_normalises_adds_and_rectifies_like_the_literal_loop(with_added, relu):
+    norm = random_batch_norm(6, SyncBatchNorm2d).double()
+    x, added = torch.randn(2, 3, 6, 4, 5, dtype=torch.float64)
+    expected = batch_norm_literal(x, added if with_added else None, norm.weight, norm.bias, norm.eps, relu)
+    torch.testing.assert_close(norm(x, added if with_added else None, relu), expected)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_added", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", sorted(NORMS))
+def test_norms_add_and_rectify_with_the_right_gradients(kind, training, with_added, relu):
+    norm = NORMS[kind](32).double().train(training)
+    x, added = (t.requires_grad_() for t in torch.randn(2, 2, 32, 4, 5, dtype=torch.float64))
+    operands = (x, added)[: 1 + with_added]
+    parameters = [p for p in norm.parameters() if p.requires_grad]
+
+    def whole(*tensors):
+        return norm(*tensors, *[None] * (2 - len(tensors)), relu)
+
+    y = copy.deepcopy(norm)(x)
+    y = y + added if with_added else y
+    torch.testing.assert_close(whole(*operands), y.relu() if relu else y)
+    assert torch.autograd.gradcheck(whole, operands)
+    if parameters:
+        assert torch.autograd.gradcheck(lambda *_: whole(*operands), parameters)
+
+
+def test_a_shortcut_of_another_type_is_added_as_torch_adds_it():
+    norm, x = random_batch_norm(6, SyncBatchNorm2d), torch.randn(2, 6, 4, 5)
+    added = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(norm(x, added, True), (norm(x) + added).relu(), rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_without_gradients_is_evaluation_with_them():
+    norm, x, added = random_batch_norm(6, SyncBatchNorm2d).eval(), torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4, 5)
+    with torch.no_grad():
+        without = norm(x, added, True)
+    torch.testing.assert_close(without, norm(x, added, True).detach())
+
+
+def test_one_value_for_each_channel_is_no_batch():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        SyncBatchNorm2d(6)(torch.randn(1, 6, 1, 1))
+
+
 def test_group_norm_has_32_groups_and_no_batch():
-    norm = group_norm(64)
+    norm = GroupNorm(64)
     x = torch.randn(2, 64, 4, 5) * 3 + 1
     y = norm(x)
     groups = y.reshape(2, 32, -1)  # 2 channels each

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resdet.nn.blocks import BasicBlock
-from resdet.nn.norm import NORMS, FrozenBatchNorm2d
+from resdet.nn.norm import NORMS, FrozenBatchNorm2d, SyncBatchNorm2d
 from resdet.nn.resnet import ARCHITECTURES, CifarResNet, ResNet, Trunk
 from resdet.nn.weights import from_torchvision, load_strictly
 
@@ -151,7 +151,7 @@ JOININGS = ["add", "scale", "exclusive_gate", "shortcut_gate", "dropout"]
 def test_cifar_networks_equal_the_literal_forward(order, shortcut, bottleneck):
     depth = 20 if bottleneck else 14
     options = {"order": order, "shortcut": shortcut, "bottleneck": bottleneck}
-    net = fill(CifarResNet(depth, norm=nn.BatchNorm2d, **options))
+    net = fill(CifarResNet(depth, norm=SyncBatchNorm2d, **options))
     images = torch.randn(2, 3, 16, 16).double()
     expected = reference.residual_network(
         net.state_dict(), images, stages=cifar_stages(2), order=order, plain=shortcut == "none"
@@ -164,7 +164,7 @@ def test_cifar_networks_equal_the_literal_forward(order, shortcut, bottleneck):
 @pytest.mark.parametrize("joining", JOININGS)
 @pytest.mark.parametrize("order", ["original", "full_preactivation"])
 def test_joinings_equal_the_literal_forward(order, joining):
-    net = fill(CifarResNet(14, norm=nn.BatchNorm2d, order=order, shortcut="A", joining=joining))
+    net = fill(CifarResNet(14, norm=SyncBatchNorm2d, order=order, shortcut="A", joining=joining))
     images = torch.randn(2, 3, 16, 16).double()
     expected = reference.residual_network(
         net.state_dict(), images, stages=cifar_stages(2), order=order, joining=joining
@@ -176,7 +176,7 @@ def test_joinings_equal_the_literal_forward(order, joining):
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("options", [{"order": "full_preactivation"}, {"shortcut": "none"}, {"shortcut": "A"}])
 def test_imagenet_networks_equal_the_literal_forward(depth, options):
-    net = fill(ResNet(depth, num_classes=5, norm=nn.BatchNorm2d, **options))
+    net = fill(ResNet(depth, num_classes=5, norm=SyncBatchNorm2d, **options))
     units = ARCHITECTURES[depth][1]
     stages = {f"trunk.conv{i}_x": (count, 1 if i == 2 else 2) for i, count in enumerate(units[:3], 2)}
     expected = reference.residual_network(
@@ -192,7 +192,7 @@ def test_imagenet_networks_equal_the_literal_forward(depth, options):
 
 
 def test_dropout_on_the_shortcut_drops_half_of_it_in_training():
-    block = BasicBlock(4, 4, 1, norm=nn.BatchNorm2d, joining="dropout", order="relu_before")
+    block = BasicBlock(4, 4, 1, norm=SyncBatchNorm2d, joining="dropout", order="relu_before")
     nn.init.zeros_(block.norm2.weight)  # no residual
     x = torch.ones(8, 4, 16, 16)
     assert set(block.train()(x).unique().tolist()) == {0.0, 2.0}
@@ -216,7 +216,7 @@ def parameters(make):
 )
 def test_cifar_networks_have_the_parameters_of_the_papers(depth, options, millions):
     """2015, Table 6; 2016, Table 4, which says 10.2 for 1001 layers: that is without the normalisations' 0.15."""
-    count = parameters(lambda: CifarResNet(depth, norm=nn.BatchNorm2d, **{"shortcut": "A", **options})) / 1e6
+    count = parameters(lambda: CifarResNet(depth, norm=SyncBatchNorm2d, **{"shortcut": "A", **options})) / 1e6
     assert round(count, 2 if millions < 1 else 1) == millions
 
 
@@ -231,12 +231,12 @@ def test_imagenet_networks_have_the_multiplications_of_table_1(depth, billions):
 
 
 def test_a_plain_network_is_a_residual_one_without_its_shortcuts():
-    residual, plain = (parameters(lambda s=s: ResNet(34, norm=nn.BatchNorm2d, shortcut=s)) for s in ("A", "none"))
+    residual, plain = (parameters(lambda s=s: ResNet(34, norm=SyncBatchNorm2d, shortcut=s)) for s in ("A", "none"))
     assert residual == plain
 
 
 def test_dense_evaluation_of_a_crop_is_the_crop_s_and_of_more_the_mean_over_windows():
-    net = fill(ResNet(18, num_classes=5, norm=nn.BatchNorm2d))
+    net = fill(ResNet(18, num_classes=5, norm=SyncBatchNorm2d))
     images = torch.randn(1, 3, 288, 256).double()
     with torch.no_grad():
         crop = images[:, :, :224, :224]
@@ -253,7 +253,7 @@ def test_dense_evaluation_of_a_crop_is_the_crop_s_and_of_more_the_mean_over_wind
 )
 def test_a_cifar_network_has_whole_units(depth, bottleneck, message):
     if message is None:
-        CifarResNet(depth, norm=nn.BatchNorm2d, bottleneck=bottleneck)
+        CifarResNet(depth, norm=SyncBatchNorm2d, bottleneck=bottleneck)
     else:
         with pytest.raises(ValueError, match=re.escape(message)):
-            CifarResNet(depth, norm=nn.BatchNorm2d, bottleneck=bottleneck)
+            CifarResNet(depth, norm=SyncBatchNorm2d, bottleneck=bottleneck)

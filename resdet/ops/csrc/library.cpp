@@ -15,6 +15,14 @@ STABLE_TORCH_LIBRARY(resdet, m) {
   m.def(
       "roi_pool_backward(Tensor gradient, Tensor cells, Tensor image_index, int[] shape) -> Tensor");
   m.def("nms(Tensor boxes, Tensor scores, Tensor? labels, float threshold, int max_output) -> Tensor");
-  m.def("channel_sums(Tensor? a, Tensor b, Tensor pivot) -> Tensor");
+  m.def("channel_sums(Tensor? gradient, Tensor? output, Tensor x, Tensor pivot) -> Tensor");
+  m.def("affine(Tensor x, Tensor? added, Tensor scale, Tensor shift, bool relu) -> Tensor");
+  m.def(
+      "affine_gradient(Tensor gradient, Tensor? output, Tensor? x, Tensor scale, Tensor? slope, Tensor? offset, "
+      "bool with_added) -> (Tensor, Tensor)");
+  m.def("conv2d(Tensor x, Tensor weight, int stride) -> Tensor");
+  m.def("conv2d_input_gradient(Tensor gradient, Tensor weight, int height, int width, int stride) -> Tensor");
+  m.def("conv2d_weight_gradient(Tensor gradient, Tensor x, int kernel, int stride) -> Tensor");
   m.def("instruction_set() -> int");
+  m.def("has_tiles() -> bool");
 }

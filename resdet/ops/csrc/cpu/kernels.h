@@ -56,7 +56,14 @@ int64_t align_workspace(const Regions<A>& regions) {
   void pool_backward(const Regions<A>&, int64_t count, const T* gradient, const int32_t* cells,                \
                      A* maps_gradient, int64_t first_channel, int64_t last_channel);                           \
   template <typename T, typename A>                                                                            \
-  void channel_sums(const T* a, const T* b, const A* pivot, int64_t rows, int64_t channels, double* sums);     \
+  void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows,              \
+                    int64_t channels, double* sums);                                                           \
+  template <typename T, typename A>                                                                            \
+  void affine(const T* x, const T* added, const A* scale, const A* shift, bool relu, int64_t rows,             \
+              int64_t channels, T* y);                                                                         \
+  template <typename T, typename A>                                                                            \
+  void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope,         \
+                       const A* offset, int64_t rows, int64_t channels, T* x_gradient, T* added_gradient);     \
   template <typename A>                                                                                        \
   bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A threshold);                   \
   }

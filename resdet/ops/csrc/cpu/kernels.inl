@@ -330,76 +330,123 @@ void pool_backward(const Regions<A>& regions, int64_t count, const T* gradient, 
   }
 }
 
-// Sums over the channels of batch normalisation
+// Batch normalisation, over the rows of (rows, channels) matrices
 
 namespace {
 
 constexpr int64_t kRows = 64;  // rows, or parts of rows, that are added in single precision before double takes over
 
-// Add Σ a and Σ a·(b − pivot) of `rows` rows, `step` elements apart, to n sums each; n is a constant where it can be.
-// With kOwn, b − pivot stands for a.
-template <bool kOwn, typename T, typename A>
-inline __attribute__((always_inline)) void sum_rows(const T* a, const T* b, const A* pivot, int64_t rows, int64_t step,
-                                                    int64_t n, double* first, double* second) {
-  A pivots[kBlock];
-  for (int64_t k = 0; k < n; ++k) pivots[k] = pivot[k];
-  for (int64_t start = 0; start < rows; start += kRows) {
-    A one[kBlock], two[kBlock];
-    for (int64_t k = 0; k < n; ++k) one[k] = two[k] = 0;
-    const int64_t end = at_most(start + kRows, rows);
-    for (int64_t i = start; i < end; ++i) {
-      A x[kBlock], y[kBlock];
-      load(b + i * step, y, n);
-      for (int64_t k = 0; k < n; ++k) y[k] -= pivots[k];
-      if (kOwn) {
-        for (int64_t k = 0; k < n; ++k) x[k] = y[k];
-      } else {
-        load(a + i * step, x, n);
-      }
-      for (int64_t k = 0; k < n; ++k) one[k] += x[k];
-      for (int64_t k = 0; k < n; ++k) two[k] += x[k] * y[k];
-    }
-    for (int64_t k = 0; k < n; ++k) first[k] += one[k];
-    for (int64_t k = 0; k < n; ++k) second[k] += two[k];
-  }
-}
-
-template <bool kOwn, typename T, typename A>
-void sum_channels(const T* a, const T* b, const A* pivot, int64_t rows, int64_t channels, double* sums) {
-  if (kBlock % channels == 0 && rows % (kBlock / channels) == 0) {  // several narrow rows make a block
-    A pivots[kBlock];
-    double wide[2][kBlock];
-    for (int64_t k = 0; k < kBlock; ++k) {
-      pivots[k] = pivot[k % channels];
-      wide[0][k] = wide[1][k] = 0;
-    }
-    sum_rows<kOwn>(a, b, pivots, rows * channels / kBlock, kBlock, kBlock, wide[0], wide[1]);
-    for (int64_t k = 0; k < kBlock; ++k) {
-      sums[k % channels] += wide[0][k];
-      sums[channels + k % channels] += wide[1][k];
-    }
-    return;
+// What a kernel below does with `rows` rows of `n` channels, `step` elements apart; n is a constant for whole blocks.
+// Narrow rows, several of which make a block, are taken as one.
+template <typename F>
+inline __attribute__((always_inline)) void for_blocks(int64_t rows, int64_t channels, const F& run) {
+  if (kBlock % channels == 0 && rows % (kBlock / channels) == 0) {
+    return run(0, rows * channels / kBlock, kBlock, kBlock);
   }
   int64_t c = 0;
-  for (; c + kBlock <= channels; c += kBlock) {
-    sum_rows<kOwn>(kOwn ? a : a + c, b + c, pivot + c, rows, channels, kBlock, sums + c, sums + channels + c);
-  }
-  if (c < channels) {
-    sum_rows<kOwn>(kOwn ? a : a + c, b + c, pivot + c, rows, channels, channels - c, sums + c, sums + channels + c);
-  }
+  for (; c + kBlock <= channels; c += kBlock) run(c, rows, channels, kBlock);
+  if (c < channels) run(c, rows, channels, channels - c);
+}
+
+// n numbers that belong to the channels of a block.
+template <typename A>
+inline __attribute__((always_inline)) void load_channels(const A* from, int64_t c, int64_t channels, int64_t n, A* to) {
+  for (int64_t k = 0; k < n; ++k) to[k] = from[(c + k) % channels];
+}
+
+// Gradients count where the rectified output is above zero.
+template <typename T, typename A>
+inline __attribute__((always_inline)) void load_masked(const T* gradient, const T* output, int64_t n, A* to) {
+  load(gradient, to, n);
+  if (!output) return;
+  A y[kBlock];
+  load(output, y, n);
+  for (int64_t k = 0; k < n; ++k) to[k] = y[k] > 0 ? to[k] : A(0);
 }
 
 }  // namespace
 
-// Add Σ a and Σ a·(b − pivot) over the rows of (rows, channels) matrices to sums (2, channels). No a stands for
-// b − pivot.
+// Add Σ a and Σ a·(x − pivot) to sums (2, channels), where a is the gradient, where `output`, if there is one, is above
+// zero. No gradient stands for x − pivot.
 template <typename T, typename A>
-void channel_sums(const T* a, const T* b, const A* pivot, int64_t rows, int64_t channels, double* sums) {
-  if (a) {
-    sum_channels<false>(a, b, pivot, rows, channels, sums);
-  } else {
-    sum_channels<true>(a, b, pivot, rows, channels, sums);
-  }
+void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows, int64_t channels,
+                  double* sums) {
+  for_blocks(rows, channels, [&](int64_t c, int64_t count, int64_t step, int64_t n) {
+    A pivots[kBlock];
+    load_channels(pivot, c, channels, n, pivots);
+    for (int64_t start = 0; start < count; start += kRows) {
+      A one[kBlock], two[kBlock];
+      for (int64_t k = 0; k < n; ++k) one[k] = two[k] = 0;
+      const int64_t end = at_most(start + kRows, count);
+      for (int64_t i = start; i < end; ++i) {
+        A a[kBlock], b[kBlock];
+        load(x + i * step + c, b, n);
+        for (int64_t k = 0; k < n; ++k) b[k] -= pivots[k];
+        if (gradient) {
+          load_masked(gradient + i * step + c, output ? output + i * step + c : nullptr, n, a);
+        } else {
+          for (int64_t k = 0; k < n; ++k) a[k] = b[k];
+        }
+        for (int64_t k = 0; k < n; ++k) one[k] += a[k];
+        for (int64_t k = 0; k < n; ++k) two[k] += a[k] * b[k];
+      }
+      for (int64_t k = 0; k < n; ++k) sums[(c + k) % channels] += one[k];
+      for (int64_t k = 0; k < n; ++k) sums[channels + (c + k) % channels] += two[k];
+    }
+  });
+}
+
+// y = x · scale + shift, plus `added` if there is any, rectified or not.
+template <typename T, typename A>
+void affine(const T* x, const T* added, const A* scale, const A* shift, bool relu, int64_t rows, int64_t channels,
+            T* y) {
+  for_blocks(rows, channels, [&](int64_t c, int64_t count, int64_t step, int64_t n) {
+    A scales[kBlock], shifts[kBlock];
+    load_channels(scale, c, channels, n, scales);
+    load_channels(shift, c, channels, n, shifts);
+    const A floor = relu ? A(0) : -A(__builtin_inf());
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = i * step + c;
+      A a[kBlock];
+      load(x + at, a, n);
+      for (int64_t k = 0; k < n; ++k) a[k] = a[k] * scales[k] + shifts[k];
+      if (added) {
+        A b[kBlock];
+        load(added + at, b, n);
+        for (int64_t k = 0; k < n; ++k) a[k] += b[k];
+      }
+      for (int64_t k = 0; k < n; ++k) a[k] = a[k] < floor ? floor : a[k];
+      store(a, y + at, n);
+    }
+  });
+}
+
+// The gradient of x where the statistics depend on it: g · scale + x · slope + offset; without x: g · scale. g is the
+// gradient where `output`, if there is one, is above zero; it goes to `added_gradient`, if that is wanted.
+template <typename T, typename A>
+void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope, const A* offset,
+                     int64_t rows, int64_t channels, T* x_gradient, T* added_gradient) {
+  for_blocks(rows, channels, [&](int64_t c, int64_t count, int64_t step, int64_t n) {
+    A scales[kBlock], slopes[kBlock], offsets[kBlock];
+    load_channels(scale, c, channels, n, scales);
+    if (x) {
+      load_channels(slope, c, channels, n, slopes);
+      load_channels(offset, c, channels, n, offsets);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = i * step + c;
+      A g[kBlock];
+      load_masked(gradient + at, output ? output + at : nullptr, n, g);
+      if (added_gradient) store(g, added_gradient + at, n);
+      for (int64_t k = 0; k < n; ++k) g[k] *= scales[k];
+      if (x) {
+        A b[kBlock];
+        load(x + at, b, n);
+        for (int64_t k = 0; k < n; ++k) g[k] += b[k] * slopes[k] + offsets[k];
+      }
+      store(g, x_gradient + at, n);
+    }
+  });
 }
 
 // Non-maximum suppression
@@ -436,7 +483,10 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
   template void align_backward<T, A>(const Regions<A>&, int64_t, const T*, A*, A*, int64_t, int64_t);                \
   template void pool_forward<T, A>(const Regions<A>&, const T*, T*, int32_t*, int64_t, int64_t);                     \
   template void pool_backward<T, A>(const Regions<A>&, int64_t, const T*, const int32_t*, A*, int64_t, int64_t);    \
-  template void channel_sums<T, A>(const T*, const T*, const A*, int64_t, int64_t, double*);
+  template void channel_sums<T, A>(const T*, const T*, const T*, const A*, int64_t, int64_t, double*);                \
+  template void affine<T, A>(const T*, const T*, const A*, const A*, bool, int64_t, int64_t, T*);                    \
+  template void affine_gradient<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, int64_t, int64_t,  \
+                                      T*, T*);
 
 RESDET_INSTANTIATE(float, float)
 RESDET_INSTANTIATE(double, double)
