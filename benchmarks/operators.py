@@ -1,9 +1,11 @@
-"""The operators against torchvision's on the same inputs, in turns: medians and ratios.
+"""The operators against torchvision's and torch's on the same inputs, in turns: medians and ratios.
 
     python benchmarks/operators.py
     python benchmarks/operators.py --regions 300 --channels 256
 
-1000 regions on a map of 1024×50×84 cells (a 1344×800 image, stride 16), 7×7 bins, float32; 12,000 boxes for NMS.
+1000 regions on a map of 1024×50×84 cells (a 1344×800 image, stride 16), 7×7 bins, float32; 12,000 boxes for NMS;
+batch normalisation with shortcut and ReLU, and convolutions where the processor has a tile unit, in bfloat16 on the
+maps of ResNet-20 (128 images) and of a detector's conv5 (128 regions).
 """
 
 from __future__ import annotations
@@ -14,10 +16,15 @@ import time
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 import torchvision
+from torch import Tensor, nn
 
 from resdet import ops
 from resdet.engine.runtime import keep_freed_memory
+from resdet.nn.norm import SyncBatchNorm2d
+
+MAPS = ((16, 32), (32, 16), (64, 8), (512, 7))  # channels and side
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -34,53 +41,53 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
     own, other = (1000 * statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(b / a for a, b in times)
-    print(f"{name:28} {own:9.2f} ms {other:9.2f} ms {ratio:8.1f}×", flush=True)
+    print(f"{name:32} {own:9.2f} ms {other:9.2f} ms {ratio:8.1f}×", flush=True)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--regions", type=int, default=1000)
-    parser.add_argument("--channels", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    keep_freed_memory()
-    torch.manual_seed(0)
-    count = options.regions
-    features = torch.randn(1, options.channels, 50, 84)
+def compare_gradients(
+    name: str, ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], x: Tensor, rounds: int
+) -> None:
+    """The backward passes of two functions of x, (N, C, H, W)."""
+    own, other = (t.detach().requires_grad_() for t in (x.to(memory_format=torch.channels_last), x))
+    y, z = ours(own), theirs(other)
+    upstream = torch.randn_like(z)
+    laid = upstream.to(memory_format=torch.channels_last)
+    compare(
+        name,
+        lambda: torch.autograd.grad(y, own, laid, retain_graph=True),
+        lambda: torch.autograd.grad(z, other, upstream, retain_graph=True),
+        rounds,
+    )
+
+
+def regions(count: int, channels: int, rounds: int) -> None:
+    """RoI align and RoI pooling."""
+    features = torch.randn(1, channels, 50, 84)
     last = features.to(memory_format=torch.channels_last)
     corner = torch.rand(count, 2) * torch.tensor([1100.0, 600.0])
     rois = torch.cat([corner, corner + 20 + torch.rand(count, 2).square() * 400], 1)
     index = torch.zeros(count, dtype=torch.int64)
     indexed = torch.cat([index[:, None].float(), rois], 1)
-    upstream = torch.randn(count, options.channels, 7, 7)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, torchvision {torchvision.__version__}")
-    print(f"{'':28} {'ours':>12} {'torchvision':>12} {'ratio':>9}")
-    for name, own, other in (
-        (
-            "RoI align",
-            lambda x: ops.roi_align(x, rois, index, 7, 1 / 16),
-            lambda x: torchvision.ops.roi_align(x, indexed, 7, 1 / 16, 0, True),
-        ),
-        (
-            "RoI pool",
-            lambda x: ops.roi_pool(x, rois, index, 7, 1 / 16),
-            lambda x: torchvision.ops.roi_pool(x, indexed, 7, 1 / 16),
-        ),
-    ):
-        with torch.no_grad():
-            compare(
-                f"{name} forward", lambda own=own: own(last), lambda other=other: other(features), options.rounds
-            )
-        a, b = last.clone().requires_grad_(), features.clone().requires_grad_()
-        y, z = own(a), other(b)
-        g = upstream.to(memory_format=torch.channels_last)
-        compare(
-            f"{name} backward",
-            lambda y=y, a=a, g=g: torch.autograd.grad(y, a, g, retain_graph=True),
-            lambda z=z, b=b: torch.autograd.grad(z, b, upstream, retain_graph=True),
-            options.rounds,
-        )
+
+    def own_align(x: Tensor) -> Tensor:
+        return ops.roi_align(x, rois, index, 7, 1 / 16)
+
+    def align(x: Tensor) -> Tensor:
+        return torchvision.ops.roi_align(x, indexed, 7, 1 / 16, 0, True)
+
+    def own_pool(x: Tensor) -> Tensor:
+        return ops.roi_pool(x, rois, index, 7, 1 / 16)
+
+    def pool(x: Tensor) -> Tensor:
+        return torchvision.ops.roi_pool(x, indexed, 7, 1 / 16)
+
+    for name, ours, theirs in (("RoI align", own_align, align), ("RoI pooling", own_pool, pool)):
+        compare(f"{name} forward", lambda f=ours: f(last), lambda f=theirs: f(features), rounds)
+        compare_gradients(f"{name} backward", ours, theirs, features, rounds)
+
+
+def suppression(rounds: int) -> None:
+    """Non-maximum suppression."""
     corner = torch.rand(12_000, 2) * torch.tensor([1300.0, 760.0])
     boxes = torch.cat([corner, corner + 16 + torch.rand(12_000, 2) * 200], 1)
     scores = torch.rand(12_000).sort(descending=True).values
@@ -89,8 +96,73 @@ def main() -> None:
             f"NMS at 0.7, {wanted} wanted",
             lambda wanted=wanted: ops.nms(boxes, scores, 0.7, wanted),
             lambda wanted=wanted: torchvision.ops.nms(boxes, scores, 0.7)[:wanted],
-            options.rounds,
+            rounds,
         )
+
+
+def normalisation(channels: int, side: int, rounds: int) -> None:
+    """Batch normalisation with shortcut and ReLU, in a training in bfloat16."""
+    x, shortcut = (t.to(memory_format=torch.channels_last) for t in maps(channels, side))
+    own, norm = SyncBatchNorm2d(channels), nn.BatchNorm2d(channels)
+
+    def ours(x: Tensor) -> Tensor:
+        return own(x, shortcut, relu=True)
+
+    def theirs(x: Tensor) -> Tensor:
+        return F.relu(norm(x) + shortcut)
+
+    name = f"batch norm {channels}×{side}×{side}"
+    compare(f"{name} forward", lambda: ours(x), lambda: theirs(x), rounds)
+    compare_gradients(f"{name} backward", ours, theirs, x, rounds)
+
+
+def convolution(channels: int, side: int, rounds: int) -> None:
+    """A 3×3 convolution of a training in bfloat16, and its two gradients."""
+    x, upstream = (t.to(memory_format=torch.channels_last) for t in maps(channels, side))
+    weight = torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last)
+    half, name = weight.bfloat16(), f"3×3, {channels}×{side}×{side}"
+    own, gradient = torch.ops.resdet, torch.ops.aten.convolution_backward
+
+    def theirs(which: list[bool]) -> object:
+        return gradient(upstream, x, half, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, which)
+
+    compare(name, lambda: own.conv2d(x, weight, 1), lambda: F.conv2d(x, half, padding=1), rounds)
+    compare(
+        f"{name}, input gradient",
+        lambda: own.conv2d_input_gradient(upstream, weight, side, side, 1),
+        lambda: theirs([True, False, False]),
+        rounds,
+    )
+    compare(
+        f"{name}, weight gradient",
+        lambda: own.conv2d_weight_gradient(upstream, x, 3, 1),
+        lambda: theirs([False, True, False]),
+        rounds,
+    )
+
+
+def maps(channels: int, side: int) -> Tensor:
+    """Two batches of 128 maps."""
+    return torch.randn(2, 128, channels, side, side).bfloat16()
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--regions", type=int, default=1000)
+    parser.add_argument("--channels", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    print(f"{'':32} {'ours':>12} {'torch or':>12} {'ratio':>9}\n{'':32} {'':>12} {'torchvision':>12}")
+    regions(options.regions, options.channels, options.rounds)
+    suppression(options.rounds)
+    for channels, side in MAPS:
+        normalisation(channels, side, options.rounds)
+        if ops.has_tiles():
+            convolution(channels, side, options.rounds)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ class Conv2d(nn.Conv2d):
         return super().forward(x)
 
     def _tiles(self) -> bool:
-        fits = self.kernel_size[0] in (1, 3) and self.in_channels % 16 == self.out_channels % 16 == 0
+        channels = (self.in_channels, self.out_channels)
+        # Beyond 128 channels the weights outgrow a core's cache, and oneDNN, which cuts them up, is faster.
+        fits = self.kernel_size[0] in (1, 3) and all(c % 16 == 0 and c <= 128 for c in channels)
         bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         return fits and bf16 and ops.has_tiles() and self.weight.dtype == torch.float32
 

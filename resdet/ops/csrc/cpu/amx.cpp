@@ -220,15 +220,18 @@ RESDET_TARGET void convolve_block(const Grid& grid, const Place* places, const b
   }
 }
 
+// Sixteen numbers and the sixteen that belong beside them.
+RESDET_INLINE __m512i paired(__m256i one, __m256i two) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(one), _mm512_slli_epi32(_mm512_cvtepu16_epi32(two), 16));
+}
+
 // (pixels, channels) → (pixels / 2, channels, 2), as the right factor of a product over pixels.
 RESDET_TARGET void interleave(const bfloat16* from, int64_t pixels, int64_t channels, bfloat16* to) {
   for (int64_t p = 0; p < pixels; p += 2) {
     for (int64_t c = 0; c < channels; c += kTile) {
       const __m256i one = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + p * channels + c));
       const __m256i two = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + (p + 1) * channels + c));
-      const __m512i pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(one),
-                                            _mm512_slli_epi32(_mm512_cvtepu16_epi32(two), 16));
-      _mm512_storeu_si512(to + p * channels + 2 * c, pairs);
+      _mm512_storeu_si512(to + p * channels + 2 * c, paired(one, two));
     }
   }
 }
@@ -288,6 +291,37 @@ bool available() {
     return tiles && vectors && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
   }();
   return usable;
+}
+
+RESDET_TARGET void pack(const Grid& grid, const float* weights, int64_t outputs, int64_t inputs, bool transposed,
+                        int64_t block, int64_t ky, bfloat16* packed) {
+  const int64_t kernel = grid.kernel, run = kernel * inputs, taps = kernel * kernel;
+  if (!transposed) {
+    const __m512i column = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                              _mm512_set1_epi32(kTile));
+    for (int64_t k = 0; k < run; k += kPairs, packed += kTileSize) {
+      const __mmask16 second = run - k > kTile ? 0xffff : 0;  // inputs come in sixteens
+      for (int64_t n = 0; n < kTile; ++n) {
+        const float* from = weights + ((block * kTile + n) * kernel + ky) * run + k;
+        const __m512 low = _mm512_loadu_ps(from), high = _mm512_maskz_loadu_ps(second, from + kTile);
+        _mm512_i32scatter_epi32(reinterpret_cast<int*>(packed) + n, column, (__m512i)_mm512_cvtne2ps_pbh(high, low), 4);
+      }
+    }
+    return;
+  }
+  const int64_t products = steps(grid, outputs) * kPairs;
+  for (int64_t k = 0; k < products; k += 2, packed += kPairs) {
+    const int64_t kx = k / outputs;
+    if (kx >= kernel) {
+      set_zero(packed, kPairs);
+      continue;
+    }
+    const int64_t tap = taps - 1 - ky * kernel - kx;
+    const float* from = weights + (k % outputs * taps + tap) * inputs + block * kTile;
+    const __m256i one = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from));
+    const __m256i two = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + taps * inputs));
+    _mm512_storeu_si512(packed, paired(one, two));
+  }
 }
 
 int64_t convolve_workspace(const Grid& grid, int64_t rows, int64_t inputs, int64_t stride) {

@@ -42,6 +42,13 @@ bool available();
 // Steps of 32 products that a row of the kernel takes; the last one may reach into the next pixel, whose weights are 0.
 inline int64_t steps(const Grid& grid, int64_t inputs) { return (grid.kernel * inputs + kPairs - 1) / kPairs; }
 
+// The weights of 16 outputs in row `ky` of the kernel, as `convolve` wants them.
+//   weights: (outputs, kernel, kernel, inputs)
+//   transposed: of the convolution that gives the gradient of the input; `block` then counts the inputs in sixteens
+//   packed: (steps, 16, 32)
+void pack(const Grid& grid, const float* weights, int64_t outputs, int64_t inputs, bool transposed, int64_t block,
+          int64_t ky, bfloat16* packed);
+
 // Elements of bfloat16 that `convolve` and `weight_gradient` need for so many rows.
 int64_t convolve_workspace(const Grid& grid, int64_t rows, int64_t inputs, int64_t stride);
 int64_t weight_gradient_workspace(const Grid& grid, int64_t rows, int64_t inputs, int64_t outputs);

@@ -2,7 +2,6 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
 #include <cstring>
 
 #include "amx.h"
@@ -42,12 +41,6 @@ bfloat16* scratch(int64_t elements) {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-bfloat16 to_bfloat16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return {static_cast<uint16_t>(std::isnan(x) ? 0x7fc0u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
-}
-
 const bfloat16* elements(const Tensor& x) { return static_cast<const bfloat16*>(x.data_ptr()); }
 
 Tensor new_maps(std::vector<int64_t> shape, const Tensor& like, ScalarType type) {
@@ -68,27 +61,15 @@ void check(const Tensor& x, const Tensor& weight, int64_t inputs_dim, int64_t st
 
 // (outputs, inputs, k, k) float32 → (outputs / 16, k, steps, 16, 32), as amx.h wants it. Transposed: the weights
 // that the gradient of the input is a convolution with.
-std::vector<uint16_t> pack(const Tensor& weight, const Grid& grid, bool transposed) {
-  const auto strides = weight.strides();
-  const int64_t outputs = weight.size(transposed ? 1 : 0), inputs = weight.size(transposed ? 0 : 1);
-  const int64_t kernel = grid.kernel, steps = amx::steps(grid, inputs);
-  const int64_t output_step = strides[transposed ? 1 : 0], input_step = strides[transposed ? 0 : 1];
-  const float* from = static_cast<const float*>(weight.data_ptr());
-  std::vector<uint16_t> packed(outputs / 16 * kernel * steps * amx::kTileSize);
-  resdet::for_pieces(outputs / 16 * kernel, [&](int64_t i) {
-    const int64_t output = i / kernel * 16, ky = i % kernel;
-    uint16_t* to = packed.data() + i * steps * amx::kTileSize;
-    for (int64_t k = 0; k < steps * amx::kPairs; ++k) {
-      const int64_t kx = k / inputs, input = k % inputs;
-      uint16_t* row = to + k / 2 * amx::kPairs + k % 2;
-      if (kx >= kernel) {
-        for (int64_t n = 0; n < 16; ++n) row[2 * n] = 0;
-        continue;
-      }
-      const int64_t y = transposed ? kernel - 1 - ky : ky, x = transposed ? kernel - 1 - kx : kx;
-      const float* source = from + output * output_step + input * input_step + y * strides[2] + x * strides[3];
-      for (int64_t n = 0; n < 16; ++n) row[2 * n] = to_bfloat16(source[n * output_step]).bits;
-    }
+std::vector<bfloat16> pack(const Tensor& weight, const Grid& grid, bool transposed) {
+  const Tensor laid = resdet::channels_last(weight);
+  const int64_t outputs = weight.size(0), inputs = weight.size(1), kernel = grid.kernel;
+  const int64_t blocks = (transposed ? inputs : outputs) / 16;
+  const int64_t size = amx::steps(grid, transposed ? outputs : inputs) * amx::kTileSize;
+  std::vector<bfloat16> packed(blocks * kernel * size);
+  resdet::for_pieces(blocks * kernel, [&](int64_t i) {
+    amx::pack(grid, static_cast<const float*>(laid.data_ptr()), outputs, inputs, transposed, i / kernel, i % kernel,
+              packed.data() + i * size);
   });
   return packed;
 }
@@ -109,7 +90,7 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const Grid& grid, int64_t
   const int64_t rows = rows_at_a_time(grid, inputs, 16 * torch::stable::get_num_threads());
   resdet::for_pieces(ceil_div(grid.rows(), rows), [&](int64_t i) {
     amx::convolve(grid, {i * rows, std::min(grid.rows(), (i + 1) * rows)}, elements(maps), inputs, dilation,
-                  reinterpret_cast<const bfloat16*>(weights.data()), outputs, stride,
+                  weights.data(), outputs, stride,
                   static_cast<bfloat16*>(result.data_ptr()),
                   scratch(amx::convolve_workspace(grid, rows, inputs, stride)));
   });
