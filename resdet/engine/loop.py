@@ -131,9 +131,11 @@ def train_step(
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value / len(parts)
     scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
+    norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     if not scaler.is_enabled():  # the scaler skips such a step by itself
         _refuse_infinite({"gradient": norm.item()}, [name for batch in parts for name in batch.names])
+    if 0 < clip_norm < norm:
+        nn.utils.clip_grads_with_norm_(network.parameters(), clip_norm, norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
