@@ -336,22 +336,31 @@ namespace {
 
 constexpr int64_t kRows = 64;  // rows, or parts of rows, that are added in single precision before double takes over
 
-// What a kernel below does with `rows` rows of `n` channels, `step` elements apart; n is a constant for whole blocks.
-// Narrow rows, several of which make a block, are taken as one.
+// What a kernel below does with `count` rows of `n` channels, `step` elements apart, that start at element `at` with
+// channel `c`; n is a constant for whole blocks. Narrow rows, several of which make a block, are taken as one; wide ones
+// a few at a time, so that memory is read in its order.
 template <typename F>
 inline __attribute__((always_inline)) void for_blocks(int64_t rows, int64_t channels, const F& run) {
   if (kBlock % channels == 0 && rows % (kBlock / channels) == 0) {
-    return run(0, rows * channels / kBlock, kBlock, kBlock);
+    return run(0, 0, rows * channels / kBlock, kBlock, kBlock);
   }
-  int64_t c = 0;
-  for (; c + kBlock <= channels; c += kBlock) run(c, rows, channels, kBlock);
-  if (c < channels) run(c, rows, channels, channels - c);
+  for (int64_t row = 0; row < rows; row += kRows) {
+    const int64_t count = at_most(kRows, rows - row);
+    int64_t c = 0;
+    for (; c + kBlock <= channels; c += kBlock) run(row * channels + c, c, count, channels, kBlock);
+    if (c < channels) run(row * channels + c, c, count, channels, channels - c);
+  }
+}
+
+// The channel of a block's element; only narrow rows, of which a block has several, need a division.
+inline int64_t channel_of(int64_t c, int64_t k, int64_t channels) {
+  return c + k < channels ? c + k : (c + k) % channels;
 }
 
 // n numbers that belong to the channels of a block.
 template <typename A>
 inline __attribute__((always_inline)) void load_channels(const A* from, int64_t c, int64_t channels, int64_t n, A* to) {
-  for (int64_t k = 0; k < n; ++k) to[k] = from[(c + k) % channels];
+  for (int64_t k = 0; k < n; ++k) to[k] = from[channel_of(c, k, channels)];
 }
 
 // Gradients count where the rectified output is above zero.
@@ -371,7 +380,7 @@ inline __attribute__((always_inline)) void load_masked(const T* gradient, const 
 template <typename T, typename A>
 void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows, int64_t channels,
                   double* sums) {
-  for_blocks(rows, channels, [&](int64_t c, int64_t count, int64_t step, int64_t n) {
+  for_blocks(rows, channels, [&](int64_t first, int64_t c, int64_t count, int64_t step, int64_t n) {
     A pivots[kBlock];
     load_channels(pivot, c, channels, n, pivots);
     for (int64_t start = 0; start < count; start += kRows) {
@@ -380,18 +389,19 @@ void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot
       const int64_t end = at_most(start + kRows, count);
       for (int64_t i = start; i < end; ++i) {
         A a[kBlock], b[kBlock];
-        load(x + i * step + c, b, n);
+        load(x + first + i * step, b, n);
         for (int64_t k = 0; k < n; ++k) b[k] -= pivots[k];
         if (gradient) {
-          load_masked(gradient + i * step + c, output ? output + i * step + c : nullptr, n, a);
+          const int64_t at = first + i * step;
+          load_masked(gradient + at, output ? output + at : nullptr, n, a);
         } else {
           for (int64_t k = 0; k < n; ++k) a[k] = b[k];
         }
         for (int64_t k = 0; k < n; ++k) one[k] += a[k];
         for (int64_t k = 0; k < n; ++k) two[k] += a[k] * b[k];
       }
-      for (int64_t k = 0; k < n; ++k) sums[(c + k) % channels] += one[k];
-      for (int64_t k = 0; k < n; ++k) sums[channels + (c + k) % channels] += two[k];
+      for (int64_t k = 0; k < n; ++k) sums[channel_of(c, k, channels)] += one[k];
+      for (int64_t k = 0; k < n; ++k) sums[channels + channel_of(c, k, channels)] += two[k];
     }
   });
 }
@@ -400,13 +410,13 @@ void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot
 template <typename T, typename A>
 void affine(const T* x, const T* added, const A* scale, const A* shift, bool relu, int64_t rows, int64_t channels,
             T* y) {
-  for_blocks(rows, channels, [&](int64_t c, int64_t count, int64_t step, int64_t n) {
+  for_blocks(rows, channels, [&](int64_t first, int64_t c, int64_t count, int64_t step, int64_t n) {
     A scales[kBlock], shifts[kBlock];
     load_channels(scale, c, channels, n, scales);
     load_channels(shift, c, channels, n, shifts);
     const A floor = relu ? A(0) : -A(__builtin_inf());
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = i * step + c;
+      const int64_t at = first + i * step;
       A a[kBlock];
       load(x + at, a, n);
       for (int64_t k = 0; k < n; ++k) a[k] = a[k] * scales[k] + shifts[k];
@@ -426,7 +436,7 @@ void affine(const T* x, const T* added, const A* scale, const A* shift, bool rel
 template <typename T, typename A>
 void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope, const A* offset,
                      int64_t rows, int64_t channels, T* x_gradient, T* added_gradient) {
-  for_blocks(rows, channels, [&](int64_t c, int64_t count, int64_t step, int64_t n) {
+  for_blocks(rows, channels, [&](int64_t first, int64_t c, int64_t count, int64_t step, int64_t n) {
     A scales[kBlock], slopes[kBlock], offsets[kBlock];
     load_channels(scale, c, channels, n, scales);
     if (x) {
@@ -434,7 +444,7 @@ void affine_gradient(const T* gradient, const T* output, const T* x, const A* sc
       load_channels(offset, c, channels, n, offsets);
     }
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = i * step + c;
+      const int64_t at = first + i * step;
       A g[kBlock];
       load_masked(gradient + at, output ? output + at : nullptr, n, g);
       if (added_gradient) store(g, added_gradient + at, n);
