@@ -9,7 +9,7 @@ from resdet import ops
 from resdet.nn.conv import Conv2d
 from resdet.ops import library
 
-compiled = pytest.mark.skipif(not library.COMPILED, reason="the operators were not compiled here")
+compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
 tiles = pytest.mark.skipif(not ops.has_tiles(), reason="this processor has no tile unit (AMX)")
 TYPES = [torch.float32, torch.float64, torch.bfloat16]
 
@@ -17,7 +17,7 @@ TYPES = [torch.float32, torch.float64, torch.bfloat16]
 @pytest.fixture(params=[pytest.param(True, marks=compiled), False], ids=["own", "torch"])
 def kernels(request, monkeypatch):
     """Our own kernels, and what serves where they are not built."""
-    monkeypatch.setattr(library, "COMPILED", request.param)
+    monkeypatch.setattr(library, "DEVICES", {"cpu"} if request.param else set())
 
 
 def maps(channels, dtype, count=1):

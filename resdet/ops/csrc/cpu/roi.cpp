@@ -135,9 +135,10 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor& rois, 
   return std::make_tuple(out, cells);
 }
 
-Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tensor& image_index,
-                         std::vector<int64_t> shape) {
+Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tensor& rois, const Tensor& image_index,
+                         std::vector<int64_t> shape, int64_t size, double scale, int64_t stride) {
   const Tensor index = torch::stable::contiguous(image_index);
+  check(rois, index, shape, size, stride);
   const Tensor from = torch::stable::contiguous(gradient, MemoryFormat::ChannelsLast);
   const Tensor chosen = torch::stable::contiguous(cells, MemoryFormat::ChannelsLast);
   STD_TORCH_CHECK(gradient.numel() == cells.numel(), "The gradient must have the shape of the pooled regions.");
@@ -147,7 +148,7 @@ Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tens
     using A = decltype(a);
     sums = empty_maps(gradient, shape, type_of<A>());
     torch::stable::zero_(sums);
-    Regions<A> regions = describe<A>(sums, index, shape, gradient.size(2), 1.0, 1);
+    Regions<A> regions = describe<A>(sums, index, shape, size, scale, stride);
     const auto kernel = RESDET_BEST(pool_backward<T, A>);
     const int64_t grain = channel_grain(shape[1]);
     torch::stable::parallel_for(0, (shape[1] + grain - 1) / grain, 1, [&](int64_t first, int64_t last) {
