@@ -1,7 +1,8 @@
 """Builds the compiled operators; everything else is declared in pyproject.toml.
 
-They use torch's stable ABI: one build serves every torch from 2.11 on. What cannot be built is left out with one
-line, and torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing.
+They use torch's stable ABI: one build serves every torch from 2.11 on. The CUDA part is built where there is a CUDA
+toolkit and a GPU, or TORCH_CUDA_ARCH_LIST names some. What cannot be built is left out with one line, and
+torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing.
 """
 
 import os
@@ -18,6 +19,7 @@ def extensions() -> tuple[list, dict]:
     if os.environ.get("RESDET_BUILD") == "0":
         return [], {}
     try:
+        import torch
         from torch.utils import cpp_extension as torch_build
     except ImportError:
         return [], {}
@@ -26,19 +28,38 @@ def extensions() -> tuple[list, dict]:
         """What cannot be built is left out."""
 
         def build_extensions(self) -> None:
-            try:
-                super().build_extensions()
-            except (Exception, SystemExit) as error:
-                reason = str(error).strip().splitlines() or [repr(error)]
-                print(f"resdet: the operators were not built ({reason[0]})")
-                self.extensions = []
+            wanted = self.extensions
+            self.extensions = []
+            for extension in wanted:
+                device = extension.name.rpartition("_")[2]
+                try:
+                    self.extensions = [extension]
+                    super().build_extensions()
+                except (Exception, SystemExit) as error:
+                    reason = str(error).strip().splitlines() or [repr(error)]
+                    print(f"resdet: the operators for {device} were not built ({reason[0]})")
+                    wanted = [other for other in wanted if other is not extension]
+            self.extensions = wanted
 
-    sources = sorted(str(path) for path in [CSRC / "library.cpp", *CSRC.glob("cpu/*.cpp")])
+    def extension(device: str, kind: type, sources: list[Path], flags: object, macros: list) -> object:
+        return kind(
+            f"resdet.ops._{device}",
+            sorted(map(str, sources)),
+            define_macros=MACROS + macros,
+            extra_compile_args=flags,
+            py_limited_api=True,
+        )
+
     flags = ["-O3", "-std=c++17"]
-    extension = torch_build.CppExtension(
-        "resdet.ops._cpu", sources, define_macros=MACROS, extra_compile_args=flags, py_limited_api=True
-    )
-    return [extension], {"build_ext": BuildWhatWorks}
+    sources = [CSRC / "library.cpp", *CSRC.glob("cpu/*.cpp")]
+    found = [extension("cpu", torch_build.CppExtension, sources, flags, [])]
+    toolkit = torch.version.cuda and torch_build.CUDA_HOME and (Path(torch_build.CUDA_HOME) / "bin/nvcc").exists()
+    if toolkit and (torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST")):
+        both = {"cxx": flags, "nvcc": flags}
+        found.append(
+            extension("cuda", torch_build.CUDAExtension, [*CSRC.glob("cuda/*.cu")], both, [("USE_CUDA", None)])
+        )
+    return found, {"build_ext": BuildWhatWorks}
 
 
 modules, commands = extensions()

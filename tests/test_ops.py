@@ -188,38 +188,6 @@ def test_batched_nms_never_mixes_classes():
     assert ops.batched_nms(apart, scores[1:], torch.tensor([0, 1]), 0.1).tolist() == [0, 1]
 
 
-# ------------------------------------------------------------ GPU
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@needs_gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
-def test_pooling_on_the_gpu_equals_the_cpu(features, op):
-    rois, image_index = regions()
-    rois, image_index = torch.tensor(rois), torch.tensor(image_index)
-    results, gradients = [], []
-    for device in ("cpu", "cuda"):
-        x = features.detach().to(device).requires_grad_()
-        y = op(x, rois.to(device), image_index.to(device), 7, SCALE)
-        (y * torch.arange(y.numel(), device=device).reshape(y.shape)).sum().backward()
-        results.append(y.detach().cpu())
-        gradients.append(x.grad.cpu())
-    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-2)
-
-
-@needs_gpu
-@pytest.mark.gpu
-def test_nms_on_the_gpu_equals_the_cpu(random_boxes):
-    boxes, labels, scores = random_boxes(500), torch.randint(0, 5, (500,)), torch.randperm(500) / 500
-    on_cpu = ops.nms(boxes, scores, 0.5)
-    assert torch.equal(ops.nms(boxes.cuda(), scores.cuda(), 0.5).cpu(), on_cpu)
-    on_cpu = ops.batched_nms(boxes, scores, labels, 0.5)
-    assert torch.equal(ops.batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.5).cpu(), on_cpu)
-
-
 def test_the_loops_agree_with_each_other():
     """Two boxes of IoU ⅓, so that the twins themselves are held to a number worked out by hand."""
     a, b = [0, 0, 10, 10], [5, 0, 15, 10]
@@ -230,7 +198,7 @@ def test_the_loops_agree_with_each_other():
 
 # The compiled operators
 
-compiled = pytest.mark.skipif(not library.COMPILED, reason="the operators were not compiled here")
+compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
 
 
 def wild_regions(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -352,4 +320,54 @@ def test_suppression_equals_torchvision(count, spread, dtype):
 def test_the_module_says_what_was_compiled(capsys):
     runpy.run_module("resdet.ops", run_name="__main__")
     out = capsys.readouterr().out
-    assert ("own operators" in out) == library.COMPILED and torch.__version__ in out
+    assert ("own operators" in out) == ("cpu" in library.DEVICES) and torch.__version__ in out
+
+
+# ------------------------------------------------------------ GPU
+
+
+def gpu_test(function):
+    """A test that runs where there is a GPU."""
+    skipped = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    return pytest.mark.gpu(skipped(function))
+
+
+@gpu_test
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+@pytest.mark.parametrize("size, stride", [(7, 1), (14, 2)])
+@pytest.mark.parametrize("channels", [1, 16, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_pooling_on_the_gpu_equals_the_cpu(op, size, stride, channels, dtype):
+    maps, (rois, index) = torch.randn(2, channels, 10, 8).to(dtype), wild_regions(40)
+    results = []
+    for device in ("cpu", "cuda"):
+        # float16 counts in float32 on the CPU
+        x = maps.to(device, torch.float32 if device == "cpu" and dtype == torch.float16 else dtype).requires_grad_()
+        y = op(x, rois.to(device), index.to(device), size, SCALE, stride=stride)
+        torch.manual_seed(0)
+        upstream = torch.randn(y.shape).to(dtype)
+        y.backward(upstream.to(device, y.dtype))
+        results.append((y.detach().cpu().double(), x.grad.cpu().double()))
+    exact = dtype in (torch.float32, torch.float64)
+    torch.testing.assert_close(*results, rtol=1e-4 if exact else 2e-2, atol=1e-4 if exact else 5e-2)
+
+
+@gpu_test
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_gradients_on_the_gpu_are_the_same_every_time(op):
+    maps, (rois, index) = torch.randn(2, 64, 10, 8).cuda().requires_grad_(), wild_regions(300)
+    y = op(maps, rois.cuda(), index.cuda(), 7, SCALE)
+    upstream = torch.randn_like(y)
+    first, second = (torch.autograd.grad(y, maps, upstream, retain_graph=True)[0] for _ in range(2))
+    assert "cuda" not in library.DEVICES or torch.equal(first, second)
+
+
+@gpu_test
+@pytest.mark.parametrize("max_output", [None, 0, 40])
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 5000])
+def test_nms_on_the_gpu_equals_the_cpu(random_boxes, count, max_output):
+    boxes, labels, scores = random_boxes(count), torch.randint(0, 5, (count,)), torch.randperm(count) / (count or 1)
+    on_cpu = ops.nms(boxes, scores, 0.5, max_output)
+    assert torch.equal(ops.nms(boxes.cuda(), scores.cuda(), 0.5, max_output).cpu(), on_cpu)
+    on_cpu = ops.batched_nms(boxes, scores, labels, 0.5, max_output)
+    assert torch.equal(ops.batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.5, max_output).cpu(), on_cpu)

@@ -9,7 +9,7 @@ from resdet import ops
 from resdet.nn.conv import Conv2d
 from resdet.ops import library
 
-compiled = pytest.mark.skipif(not library.COMPILED, reason="the operators were not compiled here")
+compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
 tiles = pytest.mark.skipif(not ops.has_tiles(), reason="this processor has no tile unit (AMX)")
 TYPES = [torch.float32, torch.float64, torch.bfloat16]
 
@@ -17,7 +17,7 @@ TYPES = [torch.float32, torch.float64, torch.bfloat16]
 @pytest.fixture(params=[pytest.param(True, marks=compiled), False], ids=["own", "torch"])
 def kernels(request, monkeypatch):
     """Our own kernels, and what serves where they are not built."""
-    monkeypatch.setattr(library, "COMPILED", request.param)
+    monkeypatch.setattr(library, "DEVICES", {"cpu"} if request.param else set())
 
 
 def maps(channels, dtype, count=1):
@@ -167,17 +167,31 @@ def test_nothing_that_is_not_finite_spreads_beyond_its_image():
 @pytest.mark.parametrize(
     "x, weight, message",
     [
-        (torch.zeros(1, 16, 4, 4), torch.zeros(16, 16, 3, 3), "must be bfloat16"),
-        (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(16, 16, 3, 3).bfloat16(), "must be float32"),
+        (torch.zeros(1, 16, 4, 4), torch.zeros(16, 16, 3, 3), "in bfloat16"),
+        (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(16, 16, 3, 3).bfloat16(), "in float32"),
         (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(16, 32, 3, 3), "channels are not those"),
         (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(8, 16, 3, 3), "sixteens"),
         (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(16, 16, 5, 5), "1×1 or 3×3"),
-        (torch.zeros(16, 4, 4).bfloat16(), torch.zeros(16, 16, 3, 3), "four dimensions"),
+        (torch.zeros(16, 4, 4).bfloat16(), torch.zeros(16, 16, 3, 3), "N, C, H, W"),
     ],
 )
 def test_wrong_operands_of_a_convolution_are_refused(x, weight, message):
     with pytest.raises(RuntimeError, match=message):
         ops.conv2d(x, weight, 1)
+
+
+@tiles
+def test_gradients_of_another_shape_are_refused():
+    x, weight = torch.zeros(2, 16, 5, 5).bfloat16(), torch.zeros(32, 16, 3, 3)
+    for shape in [(2, 32, 5, 5), (1, 32, 3, 3), (2, 32, 3, 2)]:
+        gradient = torch.zeros(shape).bfloat16()
+        with pytest.raises(RuntimeError, match="shape of the convolution's result"):
+            library.OPS.conv2d_weight_gradient(gradient, x, 3, 2)
+        if shape[0] == 2:
+            with pytest.raises(RuntimeError, match="shape of the convolution's result"):
+                library.OPS.conv2d_input_gradient(gradient, weight, 5, 5, 2)
+    with pytest.raises(RuntimeError, match="sixteens"):
+        library.OPS.conv2d_weight_gradient(torch.zeros(2, 8, 3, 3).bfloat16(), x, 3, 2)
 
 
 @tiles

@@ -50,18 +50,16 @@ def _read_config(run: Path) -> dict[str, Any]:
 
 def _refuse_other_network(saved: C, changed: C, run: Path) -> None:
     """A checkpoint fits one network and one optimizer; all other settings may change at a resume."""
-
-    def fixed(config: C) -> dict[str, object]:
-        classes = config.data.classes if isinstance(config, DetConfig) else ()
-        return {
-            "model settings": config.model,
-            "data.classes": classes,
-            "solver.optimizer": config.solver.optimizer,
-        }
-
-    for name, before in fixed(saved).items():
-        if fixed(changed)[name] != before:
+    after = _fixed(changed)
+    for name, before in _fixed(saved).items():
+        if after[name] != before:
             raise UserError(f"--resume goes on with the {name} of {run}: to change them, use --weights {run}.")
+
+
+def _fixed(config: DetConfig | ClsConfig) -> dict[str, object]:
+    """What a checkpoint holds for good, by name."""
+    classes = config.data.classes if isinstance(config, DetConfig) else ()
+    return {"model settings": config.model, "data.classes": classes, "solver.optimizer": config.solver.optimizer}
 
 
 def check(config: DetConfig | ClsConfig, runtime: Runtime, folder: Path, resume: bool) -> None:

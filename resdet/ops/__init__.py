@@ -1,8 +1,8 @@
 """Region operators: `roi_pool`, `roi_align`, `nms`, `batched_nms`; and what networks are made of on a CPU.
 
 Letters: N images, C channels, (H, W) the feature map, R regions, S the output size, M boxes.
-`scale` is the feature map's size over the image's (1/16 for a C4 trunk). On a CPU they run our own kernels (csrc/),
-elsewhere, and where those could not be built, torchvision's. Regions and boxes always count in full precision.
+`scale` is the feature map's size over the image's (1/16 for a C4 trunk). They run our own kernels (csrc/), and
+torchvision's where those could not be built. Regions and boxes always count in full precision.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def roi_pool(
     Args:
         features: (N, C, H, W)
         rois: (R, 4) boxes in image pixels
-        image_index: (R,) int64 in [0, N): the image of each region
+        image_index: (R,) int64 in [0, N): the image of each region; on a GPU, which cannot look without waiting,
+            a region of any other image gives zeros
         size: S, bins along each side
         scale: cells per pixel
         stride: every `stride`-th bin along each side is computed, the others are left out of the result
@@ -187,18 +188,18 @@ def has_tiles() -> bool:
 
 
 def own(x: Tensor) -> bool:
-    """Whether our own kernels serve this tensor."""
-    return _served(x) and x.dtype in library.TYPES
+    """Whether our own kernels normalise this tensor."""
+    return x.device.type == "cpu" and _served(x) and x.dtype in library.TYPES["cpu"]
 
 
 def _served(x: Tensor) -> bool:
-    """Whether our own kernels serve this tensor's device."""
-    return x.device.type == "cpu" and library.COMPILED
+    """Whether our own region operators serve this tensor's device."""
+    return x.device.type in library.DEVICES
 
 
 def _typed(x: Tensor) -> Tensor:
     """A type that our own kernels know."""
-    return x if x.dtype in library.TYPES else x.float()
+    return x if x.dtype in library.TYPES[x.device.type] else x.float()
 
 
 def _masked(gradient: Tensor, output: Tensor | None) -> Tensor:

@@ -13,25 +13,30 @@ import torch
 from torch import Tensor
 
 OPS = torch.ops.resdet
-TYPES = (torch.float32, torch.float64, torch.bfloat16)  # of the CPU's operators
+_COMMON = (torch.float32, torch.float64, torch.bfloat16)
+TYPES = {"cpu": _COMMON, "cuda": (*_COMMON, torch.float16)}  # that the operators take, by device
 INSTRUCTION_SETS = ("any x86-64 or other processor", "AVX2", "AVX-512")
 
 
-def _load() -> bool:
-    """Load what was built → whether there is anything."""
-    for file in sorted(Path(__file__).parent.glob("_cpu.*so")):
-        try:
-            torch.ops.load_library(file)
-            return True
-        except OSError as error:  # built against a torch that is no longer there
-            logging.getLogger("resdet").warning(
-                "%s cannot be loaded (%s): torchvision's operators serve; install resdet again.", file, error
-            )
-    return False
+def _load() -> set[str]:
+    """Load what was built → the devices that it serves. The schemas are in the CPU's part."""
+    found: set[str] = set()
+    for device in ("cpu", "cuda"):
+        for file in sorted(Path(__file__).parent.glob(f"_{device}.*so")):
+            if device == "cuda" and (torch.version.cuda is None or "cpu" not in found):
+                continue
+            try:
+                torch.ops.load_library(file)
+                found.add(device)
+            except OSError as error:  # built against a torch that is no longer there
+                logging.getLogger("resdet").warning(
+                    "%s cannot be loaded (%s): torchvision's operators serve; install resdet again.", file, error
+                )
+    return found
 
 
-COMPILED = _load()
-HAS_TILES: bool = COMPILED and OPS.has_tiles()
+DEVICES = _load()
+HAS_TILES: bool = "cpu" in DEVICES and OPS.has_tiles()
 
 
 def _pooled(size: int, stride: int) -> int:
@@ -68,7 +73,9 @@ def _roi_pool_fake(
     return _empty(features, shape), _empty(features, shape, torch.int32)
 
 
-def _roi_pool_backward_fake(gradient: Tensor, cells: Tensor, image_index: Tensor, shape: Any) -> Tensor:
+def _roi_pool_backward_fake(
+    gradient: Tensor, cells: Tensor, rois: Tensor, image_index: Tensor, shape: Any, *rest: Any
+) -> Tensor:
     return _empty(gradient, shape)
 
 
@@ -114,15 +121,15 @@ def _align_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _save_for_pool(ctx: Any, inputs: Any, output: Any) -> None:
-    features, _, image_index = inputs[:3]
+    features, rois, image_index, *ctx.rest = inputs
     ctx.shape = features.shape
-    ctx.save_for_backward(output[1], image_index)
+    ctx.save_for_backward(output[1], rois, image_index)
     ctx.mark_non_differentiable(output[1])
 
 
 def _pool_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    cells, image_index = ctx.saved_tensors
-    return OPS.roi_pool_backward(gradient, cells, image_index, ctx.shape), *[None] * 5
+    cells, rois, image_index = ctx.saved_tensors
+    return OPS.roi_pool_backward(gradient, cells, rois, image_index, ctx.shape, *ctx.rest), *[None] * 5
 
 
 def _save_for_conv2d(ctx: Any, inputs: Any, output: Any) -> None:
@@ -165,5 +172,5 @@ def _register() -> None:
     # No autocast rule: every operator takes features of any type beside regions of full precision.
 
 
-if COMPILED:
+if DEVICES:
     _register()

@@ -13,7 +13,8 @@ STABLE_TORCH_LIBRARY(resdet, m) {
       "roi_pool(Tensor features, Tensor rois, Tensor image_index, int size, float scale, int stride) "
       "-> (Tensor, Tensor)");
   m.def(
-      "roi_pool_backward(Tensor gradient, Tensor cells, Tensor image_index, int[] shape) -> Tensor");
+      "roi_pool_backward(Tensor gradient, Tensor cells, Tensor rois, Tensor image_index, int[] shape, int size, "
+      "float scale, int stride) -> Tensor");
   m.def("nms(Tensor boxes, Tensor scores, Tensor? labels, float threshold, int max_output) -> Tensor");
   m.def("channel_sums(Tensor? gradient, Tensor? output, Tensor x, Tensor pivot) -> Tensor");
   m.def("affine(Tensor x, Tensor? added, Tensor scale, Tensor shift, bool relu) -> Tensor");

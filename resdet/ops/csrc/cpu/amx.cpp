@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t kSlack = 2 * kPairs;  // pixels beyond the end of a strip that a tile may read
 
-// Tiles 0 to 2 hold sums, 5 the right factor, 6 the left ones in turn. Two threads of a processor that both multiply
+// Tiles 0 to 2 hold sums, 5 the factor that they have in common, 6 the other ones in turn. Two threads of a processor that both multiply
 // share its store of tiles: a loop that names five of the eight runs up to twice as fast there as one that names all,
 // and three sums hide the delay of each other nearly as well as four.
 
@@ -130,8 +130,7 @@ RESDET_TARGET void fill_strip(const Grid& grid, Rows rows, const bfloat16* map, 
                               int64_t channels, int64_t dilation, bfloat16* strip) {
   const int64_t height = (grid.height + dilation - 1) / dilation, width = (grid.width + dilation - 1) / dilation;
   for (int64_t row = rows.first; row < rows.last; ++row, strip += grid.pitch() * channels) {
-    const int64_t image = row < 0 ? -1 : row / grid.image_rows();
-    const int64_t y = row - image * grid.image_rows() - grid.pad();
+    const int64_t image = row / grid.image_rows(), y = row % grid.image_rows() - grid.pad();
     if (row < 0 || image >= grid.images || y < 0 || y % dilation) {
       set_zero(strip, grid.pitch() * channels);
       continue;
@@ -285,8 +284,8 @@ bool available() {
     __builtin_cpu_init();
     const bool tiles = (edx >> 22 & 1) && (edx >> 24 & 1);  // AMX-BF16 and AMX-TILE
     const bool vectors = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                         __builtin_cpu_supports("avx512bf16") &&
-                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                         __builtin_cpu_supports("avx512bf16");
     constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return tiles && vectors && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
   }();
@@ -324,18 +323,21 @@ RESDET_TARGET void pack(const Grid& grid, const float* weights, int64_t outputs,
   }
 }
 
-int64_t convolve_workspace(const Grid& grid, int64_t rows, int64_t inputs, int64_t stride) {
+// Elements of bfloat16 that the places of so many rows may take.
+int64_t places_size(const Grid& grid, int64_t rows, int64_t stride) {
   const int64_t row = round_up(grid.pitch(), kTile * stride) + kTile;
-  const int64_t places = rows * row / kTile + 1;
-  return strip_pixels(grid, rows + 2 * grid.pad()) * inputs + places * int64_t(sizeof(Place)) / 2 + 64;
+  return (rows * row / kTile + 1) * int64_t(sizeof(Place)) / 2;
+}
+
+int64_t convolve_workspace(const Grid& grid, int64_t rows, int64_t inputs, int64_t stride) {
+  return places_size(grid, rows, stride) + strip_pixels(grid, rows + 2 * grid.pad()) * inputs + 64;
 }
 
 RESDET_TARGET void convolve(const Grid& grid, Rows rows, const bfloat16* map, int64_t inputs, int64_t dilation,
                             const bfloat16* weights, int64_t outputs, int64_t stride, bfloat16* result,
                             bfloat16* workspace) {
-  const int64_t places_size = (rows.last - rows.first) * (round_up(grid.pitch(), kTile * stride) + kTile) / kTile + 1;
   Place* places = reinterpret_cast<Place*>(workspace);
-  bfloat16* strip = workspace + places_size * sizeof(Place) / 2;
+  bfloat16* strip = workspace + places_size(grid, rows.last - rows.first, stride);
   const int64_t count = fill_places(grid, rows, stride, places);
   fill_strip(grid, {rows.first - grid.pad(), rows.last + grid.pad()}, map, inputs, 0, inputs, dilation, strip);
   const Tiles tiles;

@@ -11,7 +11,6 @@
 
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -28,15 +27,13 @@ std::optional<Tensor> like(const std::optional<Tensor>& tensor, const Tensor& x)
   return tensor.has_value() ? std::optional<Tensor>(like(*tensor, x)) : std::nullopt;
 }
 
+// Memory like x.
+Tensor new_maps(const Tensor& x) { return resdet::new_maps(x, resdet::shape_of(x), x.scalar_type()); }
+
 Tensor of_channels(const Tensor& values, const Tensor& x, ScalarType type) {
   STD_TORCH_CHECK(values.dim() == 1 && values.size(0) == x.size(1), "There must be one number for each channel.");
   if (values.scalar_type() == type && values.is_contiguous()) return values;
   return torch::stable::contiguous(torch::stable::to(values, type));
-}
-
-Tensor new_like(const Tensor& x) {
-  return torch::stable::empty(resdet::shape_of(x), x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                              MemoryFormat::ChannelsLast);
 }
 
 template <typename T>
@@ -98,7 +95,7 @@ Tensor affine(const Tensor& x, std::optional<Tensor> added, const Tensor& scale,
   STD_TORCH_CHECK(x.dim() == 4, "The tensors must be (N, C, H, W).");
   const Tensor values = like(x, x);
   const auto other = like(added, x);
-  const Tensor result = new_like(x);
+  const Tensor result = new_maps(x);
   resdet::dispatch(x.scalar_type(), [&](auto t, auto s) {
     using T = decltype(t);
     using A = decltype(s);
@@ -124,8 +121,8 @@ std::tuple<Tensor, Tensor> affine_gradient(const Tensor& gradient, std::optional
                   "x, its slope and offset come together.");
   const Tensor g = like(gradient, gradient);
   const auto y = like(output, gradient), values = like(x, gradient);
-  const Tensor result = new_like(gradient);
-  const Tensor masked = with_added ? new_like(gradient) : torch::stable::empty({0}, gradient.scalar_type());
+  const Tensor result = new_maps(gradient);
+  const Tensor masked = with_added ? new_maps(gradient) : torch::stable::empty({0}, gradient.scalar_type());
   resdet::dispatch(gradient.scalar_type(), [&](auto t, auto s) {
     using T = decltype(t);
     using A = decltype(s);

@@ -9,7 +9,6 @@
 
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -25,6 +24,7 @@ bool has_tiles() {
 
 using resdet::bfloat16;
 using resdet::Grid;
+using resdet::new_maps;
 using resdet::Rows;
 namespace amx = resdet::amx;
 
@@ -43,20 +43,31 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 const bfloat16* elements(const Tensor& x) { return static_cast<const bfloat16*>(x.data_ptr()); }
 
-Tensor new_maps(std::vector<int64_t> shape, const Tensor& like, ScalarType type) {
-  return torch::stable::empty(shape, type, std::nullopt, like.device(), std::nullopt, MemoryFormat::ChannelsLast);
+void check_maps(const Tensor& x) {
+  STD_TORCH_CHECK(has_tiles(), "This processor has no tile unit.");
+  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::BFloat16, "The maps must be (N, C, H, W) in bfloat16.");
 }
 
-void check(const Tensor& x, const Tensor& weight, int64_t inputs_dim, int64_t stride) {
-  STD_TORCH_CHECK(has_tiles(), "This processor has no tile unit.");
-  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4, "Maps and weights must have four dimensions.");
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, "The maps must be bfloat16.");
-  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float, "The weights must be float32.");
-  STD_TORCH_CHECK(weight.size(2) == weight.size(3) && (weight.size(2) == 1 || weight.size(2) == 3),
-                  "The kernel must be 1×1 or 3×3.");
-  STD_TORCH_CHECK(x.size(1) == weight.size(inputs_dim), "The maps' channels are not those of the weights.");
-  STD_TORCH_CHECK(weight.size(0) % 16 == 0 && weight.size(1) % 16 == 0, "Channels must come in sixteens.");
+void check_kernel(int64_t outputs, int64_t inputs, int64_t kernel, int64_t stride) {
+  STD_TORCH_CHECK(kernel == 1 || kernel == 3, "The kernel must be 1×1 or 3×3.");
+  STD_TORCH_CHECK(outputs % 16 == 0 && inputs % 16 == 0, "Channels must come in sixteens.");
   STD_TORCH_CHECK(stride >= 1, "The stride must be at least 1.");
+}
+
+// The maps have the channels of the weights' dimension `channels`.
+void check(const Tensor& maps, const Tensor& weight, int64_t channels, int64_t stride) {
+  check_maps(maps);
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.scalar_type() == ScalarType::Float && weight.size(2) == weight.size(3),
+                  "The weights must be (K, C, k, k) in float32.");
+  STD_TORCH_CHECK(maps.size(1) == weight.size(channels), "The maps' channels are not those of the weights.");
+  check_kernel(weight.size(0), weight.size(1), weight.size(2), stride);
+}
+
+// The gradient of a convolution's result has its shape.
+void check_gradient(const Tensor& gradient, int64_t images, int64_t height, int64_t width, int64_t stride) {
+  STD_TORCH_CHECK(gradient.size(0) == images && gradient.size(2) == ceil_div(height, stride) &&
+                      gradient.size(3) == ceil_div(width, stride),
+                  "The gradient must have the shape of the convolution's result.");
 }
 
 // (outputs, inputs, k, k) float32 → (outputs / 16, k, steps, 16, 32), as amx.h wants it. Transposed: the weights
@@ -85,13 +96,12 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const Grid& grid, int64_t
   const Tensor maps = resdet::channels_last(x);
   const int64_t inputs = weight.size(transposed ? 0 : 1), outputs = weight.size(transposed ? 1 : 0);
   const auto weights = pack(weight, grid, transposed);
-  Tensor result = new_maps({grid.images, outputs, ceil_div(grid.height, stride), ceil_div(grid.width, stride)}, x,
+  Tensor result = new_maps(x, {grid.images, outputs, ceil_div(grid.height, stride), ceil_div(grid.width, stride)},
                            ScalarType::BFloat16);
   const int64_t rows = rows_at_a_time(grid, inputs, 16 * torch::stable::get_num_threads());
   resdet::for_pieces(ceil_div(grid.rows(), rows), [&](int64_t i) {
     amx::convolve(grid, {i * rows, std::min(grid.rows(), (i + 1) * rows)}, elements(maps), inputs, dilation,
-                  weights.data(), outputs, stride,
-                  static_cast<bfloat16*>(result.data_ptr()),
+                  weights.data(), outputs, stride, static_cast<bfloat16*>(result.data_ptr()),
                   scratch(amx::convolve_workspace(grid, rows, inputs, stride)));
   });
   return result;
@@ -107,14 +117,18 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, int64_t stride) {
 Tensor conv2d_input_gradient(const Tensor& gradient, const Tensor& weight, int64_t height, int64_t width,
                              int64_t stride) {
   check(gradient, weight, 0, stride);
+  check_gradient(gradient, gradient.size(0), height, width, stride);
   return convolve(gradient, weight, {gradient.size(0), height, width, weight.size(2)}, stride, 1, true);
 }
 
 // The gradient of (K, C, kernel, kernel) weights, float32.
 Tensor conv2d_weight_gradient(const Tensor& gradient, const Tensor& x, int64_t kernel, int64_t stride) {
+  check_maps(x);
+  check_maps(gradient);
+  check_kernel(gradient.size(1), x.size(1), kernel, stride);
+  check_gradient(gradient, x.size(0), x.size(2), x.size(3), stride);
   const Tensor from = resdet::channels_last(gradient), maps = resdet::channels_last(x);
   const int64_t inputs = x.size(1), outputs = gradient.size(1), taps = kernel * kernel;
-  STD_TORCH_CHECK(has_tiles(), "This processor has no tile unit.");
   const Grid grid{x.size(0), x.size(2), x.size(3), kernel};
   const int64_t chunks = ceil_div(inputs, kChunk), parts = std::max<int64_t>(1, kPieces / chunks);
   const int64_t part_rows = ceil_div(grid.rows(), parts), size = taps * inputs * outputs;
@@ -134,7 +148,7 @@ Tensor conv2d_weight_gradient(const Tensor& gradient, const Tensor& x, int64_t k
     }
   });
   // (parts, chunk, k, k, channels / 16, outputs / 16, 16, 16) → (outputs, k, k, inputs)
-  Tensor result = new_maps({outputs, inputs, kernel, kernel}, x, ScalarType::Float);
+  Tensor result = new_maps(x, {outputs, inputs, kernel, kernel}, ScalarType::Float);
   float* to = static_cast<float*>(result.data_ptr());
   resdet::for_pieces(taps * inputs / 16, [&](int64_t i) {
     const int64_t tap = i / (inputs / 16), input = i % (inputs / 16) * 16;

@@ -13,21 +13,12 @@ struct bfloat16 {
   uint16_t bits;
 };
 
-// What sums are made in: float, but double for double.
-template <typename T>
-struct Sum {
-  using type = float;
-};
-template <>
-struct Sum<double> {
-  using type = double;
-};
-
 // A pooling of R regions from N maps.
 template <typename A>
 struct Regions {
   const A* boxes;          // (R, 4) x1, y1, x2, y2 in pixels of the image
   const int64_t* image;    // (R,)
+  int64_t count;           // R
   int64_t channels, height, width;
   int64_t bins;            // S
   int64_t stride;          // every stride-th bin is computed
@@ -48,13 +39,13 @@ int64_t align_workspace(const Regions<A>& regions) {
   template <typename T, typename A>                                                                            \
   void align_forward(const Regions<A>&, const T* maps, T* pooled, A* workspace, int64_t first, int64_t last);  \
   template <typename T, typename A>                                                                            \
-  void align_backward(const Regions<A>&, int64_t count, const T* gradient, A* maps_gradient, A* workspace,     \
+  void align_backward(const Regions<A>&, const T* gradient, A* maps_gradient, A* workspace,                    \
                       int64_t first_channel, int64_t last_channel);                                            \
   template <typename T, typename A>                                                                            \
   void pool_forward(const Regions<A>&, const T* maps, T* pooled, int32_t* cells, int64_t first, int64_t last); \
   template <typename T, typename A>                                                                            \
-  void pool_backward(const Regions<A>&, int64_t count, const T* gradient, const int32_t* cells,                \
-                     A* maps_gradient, int64_t first_channel, int64_t last_channel);                           \
+  void pool_backward(const Regions<A>&, const T* gradient, const int32_t* cells, A* maps_gradient,             \
+                     int64_t first_channel, int64_t last_channel);                                             \
   template <typename T, typename A>                                                                            \
   void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows,              \
                     int64_t channels, double* sums);                                                           \

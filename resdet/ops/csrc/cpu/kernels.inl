@@ -40,81 +40,10 @@ inline void store(const float* from, bfloat16* to, int64_t n) {  // to the neare
   }
 }
 
-template <typename A>
-inline A floor_of(A x) {
-  return __builtin_floor(x);
-}
-
-inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// A box in cells; `finite` is false if it has a coordinate that is no number or beyond all maps.
-template <typename A>
-struct Cells {
-  A start_y, start_x, size_y, size_x;
-  bool finite;
-};
-
-template <typename A>
-inline bool is_finite(A x) {
-  return x - x == 0;
-}
+#define RESDET_FUNCTION inline
+#include "../geometry.inl"
 
 // RoI align
-
-template <typename A>
-Cells<A> align_cells(const Regions<A>& regions, int64_t r) {
-  const A* box = regions.boxes + 4 * r;
-  const A offset = regions.aligned ? A(0.5) : A(0);
-  Cells<A> cells;
-  cells.start_x = box[0] * regions.scale - offset;
-  cells.start_y = box[1] * regions.scale - offset;
-  cells.size_x = box[2] * regions.scale - offset - cells.start_x;
-  cells.size_y = box[3] * regions.scale - offset - cells.start_y;
-  cells.finite = is_finite(cells.start_x) && is_finite(cells.start_y) && is_finite(cells.size_x) &&
-                 is_finite(cells.size_y);
-  if (!regions.aligned) {
-    cells.size_x = cells.size_x > 1 ? cells.size_x : A(1);
-    cells.size_y = cells.size_y > 1 ? cells.size_y : A(1);
-  }
-  return cells;
-}
-
-// One bin along one axis: how much each cell of the map counts in it. The bilinear weights of the bin's samples are
-// merged: weights[i] is that of cell low + i, for i below count.
-template <typename A>
-void fill_bin(A* weights, int64_t& low, int64_t& count, A start, A bin, int64_t p, int64_t samples, int64_t length) {
-  low = length;
-  int64_t high = -1;
-  const A first = start + p * bin, step = bin / samples;
-  // Samples beyond the map count as zero; of a box that reaches far beyond it, most are not even looked at.
-  int64_t from = 0, to = samples;
-  if (step > 0 && samples > 4 * (length + 4)) {
-    const A lowest = floor_of((A(-1) - first) / step - A(0.5)) - 1, highest = floor_of((length - first) / step) + 2;
-    from = lowest > 0 ? (lowest < A(samples) ? static_cast<int64_t>(lowest) : samples) : 0;
-    to = highest < A(samples) ? (highest > 0 ? static_cast<int64_t>(highest) : 0) : samples;
-  }
-  for (int64_t i = from; i < to; ++i) {
-    A y = first + (i + A(0.5)) * step;
-    if (!(y >= -1 && y <= length)) continue;
-    y = y > 0 ? y : A(0);
-    int64_t cell = static_cast<int64_t>(y);
-    A next = y - cell;
-    if (cell >= length - 1) {
-      cell = length - 1;
-      next = 0;
-    }
-    const int64_t last = cell + (cell < length - 1);
-    if (high < 0) {
-      low = high = cell;
-      weights[0] = 0;
-    }
-    while (high < last) weights[++high - low] = 0;
-    weights[cell - low] += 1 - next;
-    weights[last - low] += next;
-  }
-  count = high < 0 ? 0 : high - low + 1;
-}
 
 constexpr int64_t kMaxBins = 64;
 
@@ -124,29 +53,21 @@ struct Tables {
   int64_t low_y[kMaxBins], count_y[kMaxBins], low_x[kMaxBins], count_x[kMaxBins];
 };
 
-// Fill the tables of a region; the mean over the samples is in those of y. False if every bin is zero.
+// Fill the tables of a region. False if every bin is zero.
 template <typename A>
 bool fill(Tables<A>& tables, const Regions<A>& regions, int64_t r, A* workspace) {
   const Cells<A> cells = align_cells(regions, r);
   tables.y = workspace;
   tables.x = workspace + regions.pooled * regions.height;
-  if (!cells.finite) return false;
+  int64_t samples_y, samples_x;
+  if (!align_samples(regions, cells, samples_y, samples_x)) return false;
   const A bin_y = cells.size_y / regions.bins, bin_x = cells.size_x / regions.bins;
-  const A span_y = -floor_of(-bin_y), span_x = -floor_of(-bin_x);
-  const A limit = A(1) * (int64_t(1) << 40);
-  if (!(span_y < limit && span_x < limit)) return false;
-  const int64_t ratio = regions.sampling_ratio;
-  const int64_t samples_y = ratio > 0 ? ratio : static_cast<int64_t>(span_y);
-  const int64_t samples_x = ratio > 0 ? ratio : static_cast<int64_t>(span_x);
-  if (samples_y <= 0 || samples_x <= 0) return false;
   for (int64_t p = 0; p < regions.pooled; ++p) {
     A* y = tables.y + p * regions.height;
     A* x = tables.x + p * regions.width;
     const int64_t bin = p * regions.stride;
     fill_bin(y, tables.low_y[p], tables.count_y[p], cells.start_y, bin_y, bin, samples_y, regions.height);
     fill_bin(x, tables.low_x[p], tables.count_x[p], cells.start_x, bin_x, bin, samples_x, regions.width);
-    for (int64_t i = 0; i < tables.count_y[p]; ++i) y[i] /= samples_y;
-    for (int64_t i = 0; i < tables.count_x[p]; ++i) x[i] /= samples_x;
   }
   return true;
 }
@@ -198,11 +119,11 @@ void align_forward(const Regions<A>& regions, const T* maps, T* pooled, A* works
 }
 
 template <typename T, typename A>
-void align_backward(const Regions<A>& regions, int64_t count, const T* gradient, A* maps_gradient, A* workspace,
+void align_backward(const Regions<A>& regions, const T* gradient, A* maps_gradient, A* workspace,
                     int64_t first_channel, int64_t last_channel) {
   const int64_t channels = regions.channels, bins = regions.pooled;
   Tables<A> tables;
-  for (int64_t r = 0; r < count; ++r) {
+  for (int64_t r = 0; r < regions.count; ++r) {
     if (!fill(tables, regions, r, workspace)) continue;
     A* map = maps_gradient + regions.image[r] * regions.height * regions.width * channels;
     for (int64_t py = 0; py < bins; ++py) {
@@ -229,29 +150,6 @@ void align_backward(const Regions<A>& regions, int64_t count, const T* gradient,
 // RoI pooling
 
 namespace {
-
-// Cells [low, high) of bin p along an axis of `length` cells (Fast R-CNN's code).
-template <typename A>
-inline void pool_bin(A start, A size, int64_t bins, int64_t p, int64_t length, int64_t& low, int64_t& high) {
-  const A bin = size / bins;
-  low = at_most(at_least(static_cast<int64_t>(floor_of(p * bin) + start), 0), length);
-  high = at_most(at_least(static_cast<int64_t>(-floor_of(-((p + 1) * bin)) + start), 0), length);
-}
-
-// Corners rounded to cells, halves away from zero; the last cell belongs to the box.
-template <typename A>
-Cells<A> pool_cells(const Regions<A>& regions, int64_t r) {
-  const A* box = regions.boxes + 4 * r;
-  A corner[4];
-  bool finite = true;
-  for (int i = 0; i < 4; ++i) {
-    const A x = box[i] * regions.scale;
-    finite = finite && x > A(-1e9) && x < A(1e9);
-    corner[i] = x < 0 ? -floor_of(A(0.5) - x) : floor_of(x + A(0.5));
-  }
-  const A width = corner[2] - corner[0] + 1, height = corner[3] - corner[1] + 1;
-  return {corner[1], corner[0], height > 1 ? height : A(1), width > 1 ? width : A(1), finite};
-}
 
 template <typename T, typename A>
 inline __attribute__((always_inline)) void max_bin(const Regions<A>& regions, const T* map, const int64_t* range,
@@ -310,10 +208,10 @@ void pool_forward(const Regions<A>& regions, const T* maps, T* pooled, int32_t* 
 }
 
 template <typename T, typename A>
-void pool_backward(const Regions<A>& regions, int64_t count, const T* gradient, const int32_t* cells,
+void pool_backward(const Regions<A>& regions, const T* gradient, const int32_t* cells,
                    A* maps_gradient, int64_t first_channel, int64_t last_channel) {
   const int64_t channels = regions.channels, bins = regions.pooled * regions.pooled;
-  for (int64_t r = 0; r < count; ++r) {
+  for (int64_t r = 0; r < regions.count; ++r) {
     A* map = maps_gradient + regions.image[r] * regions.height * regions.width * channels;
     for (int64_t b = 0; b < bins; ++b) {
       const int64_t at = (r * bins + b) * channels;
@@ -490,9 +388,9 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
 
 #define RESDET_INSTANTIATE(T, A)                                                                                     \
   template void align_forward<T, A>(const Regions<A>&, const T*, T*, A*, int64_t, int64_t);                          \
-  template void align_backward<T, A>(const Regions<A>&, int64_t, const T*, A*, A*, int64_t, int64_t);                \
+  template void align_backward<T, A>(const Regions<A>&, const T*, A*, A*, int64_t, int64_t);                \
   template void pool_forward<T, A>(const Regions<A>&, const T*, T*, int32_t*, int64_t, int64_t);                     \
-  template void pool_backward<T, A>(const Regions<A>&, int64_t, const T*, const int32_t*, A*, int64_t, int64_t);    \
+  template void pool_backward<T, A>(const Regions<A>&, const T*, const int32_t*, A*, int64_t, int64_t);    \
   template void channel_sums<T, A>(const T*, const T*, const T*, const A*, int64_t, int64_t, double*);                \
   template void affine<T, A>(const T*, const T*, const A*, const A*, bool, int64_t, int64_t, T*);                    \
   template void affine_gradient<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, int64_t, int64_t,  \

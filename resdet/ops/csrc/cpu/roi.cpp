@@ -9,73 +9,62 @@
 
 namespace {
 
-using resdet::dispatch;
-using resdet::Regions;
+using resdet::channels_last;
+using resdet::new_maps;
+using resdet::Pooling;
 using resdet::shape_of;
-using resdet::type_of;
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-Tensor empty_maps(const Tensor& like, std::vector<int64_t> shape, ScalarType type) {
-  return torch::stable::empty(shape, type, std::nullopt, like.device(), std::nullopt, MemoryFormat::ChannelsLast);
+// Call run(T(), regions) with the type of the elements and the regions of maps of `shape`.
+template <typename F>
+void with_regions(ScalarType type, const Tensor& rois, const Tensor& image_index, const std::vector<int64_t>& shape,
+                  const Pooling& pooling, const F& run) {
+  resdet::check_regions(rois, image_index, shape, pooling);
+  resdet::dispatch(type, [&](auto t, auto a) {
+    const resdet::RegionTensors<decltype(a)> tensors(rois, image_index, shape, pooling);
+    for (int64_t r = 0; r < tensors.regions.count; ++r) {
+      const int64_t image = tensors.regions.image[r];
+      STD_TORCH_CHECK(image >= 0 && image < shape[0], "An image index is not below the number of images.");
+    }
+    run(t, tensors.regions);
+  });
 }
 
-// The regions as the kernels take them; `boxes` and `index` keep the memory alive.
-template <typename A>
-Regions<A> describe(const Tensor& boxes, const Tensor& index, const std::vector<int64_t>& shape, int64_t size,
-                    double scale, int64_t stride) {
-  Regions<A> regions;
-  regions.boxes = static_cast<const A*>(boxes.data_ptr());
-  regions.image = static_cast<const int64_t*>(index.data_ptr());
-  regions.channels = shape[1];
-  regions.height = shape[2];
-  regions.width = shape[3];
-  regions.bins = size;
-  regions.stride = stride;
-  regions.pooled = (size + stride - 1) / stride;
-  regions.scale = static_cast<A>(scale);
-  regions.sampling_ratio = 0;
-  regions.aligned = false;
-  return regions;
-}
-
-void check(const Tensor& rois, const Tensor& index, const std::vector<int64_t>& shape, int64_t size, int64_t stride) {
-  STD_TORCH_CHECK(shape.size() == 4, "The features must be (N, C, H, W).");
-  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 4, "The regions must be (R, 4).");
-  STD_TORCH_CHECK(index.dim() == 1 && index.size(0) == rois.size(0), "There must be one image index for each region.");
-  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Long, "The image index must be int64.");
-  STD_TORCH_CHECK(size > 0 && size <= 64 && stride > 0, "The size must be 1 to 64 and the stride at least 1.");
-  STD_TORCH_CHECK(shape[2] * shape[3] < (int64_t(1) << 31), "The feature map has too many cells.");
-  const int64_t* images = static_cast<const int64_t*>(index.data_ptr());
-  for (int64_t r = 0; r < index.size(0); ++r) {
-    STD_TORCH_CHECK(images[r] >= 0 && images[r] < shape[0], "An image index is not below the number of images.");
-  }
-}
-
-// Channels for each thread, in whole vectors: every thread adds up its own, so that sums have one order.
-int64_t channel_grain(int64_t channels) {
-  const int64_t threads = torch::stable::get_num_threads();
-  return ((channels + threads - 1) / threads + 15) / 16 * 16;
+// The gradient of maps of `shape`. run(T(), regions, sums, first, last) adds the share of some channels to the sums;
+// every thread takes its own channels, so that sums have one order.
+template <typename F>
+Tensor sum_channels(const Tensor& gradient, const Tensor& rois, const Tensor& image_index,
+                    const std::vector<int64_t>& shape, const Pooling& pooling, const F& run) {
+  Tensor sums;
+  with_regions(gradient.scalar_type(), rois, image_index, shape, pooling, [&](auto t, const auto& regions) {
+    using A = decltype(regions.scale);
+    const int64_t pooled = regions.pooled;
+    STD_TORCH_CHECK(shape_of(gradient) == (std::vector<int64_t>{regions.count, shape[1], pooled, pooled}),
+                    "The gradient must have the shape of the pooled regions.");
+    sums = new_maps(gradient, shape, resdet::type_of<A>());
+    torch::stable::zero_(sums);
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t grain = ((shape[1] + threads - 1) / threads + 15) / 16 * 16;  // whole vectors
+    resdet::for_pieces((shape[1] + grain - 1) / grain, [&](int64_t i) {
+      run(t, regions, static_cast<A*>(sums.data_ptr()), i * grain, std::min((i + 1) * grain, shape[1]));
+    });
+  });
+  return torch::stable::to(sums, gradient.scalar_type());
 }
 
 Tensor roi_align(const Tensor& features, const Tensor& rois, const Tensor& image_index, int64_t size, double scale,
                  int64_t sampling_ratio, bool aligned, int64_t stride) {
   const auto shape = shape_of(features);
-  const Tensor index = torch::stable::contiguous(image_index);
-  check(rois, index, shape, size, stride);
-  const Tensor maps = torch::stable::contiguous(features, MemoryFormat::ChannelsLast);
-  const int64_t pooled = (size + stride - 1) / stride, count = rois.size(0);
-  Tensor out = empty_maps(features, {count, shape[1], pooled, pooled}, features.scalar_type());
-  dispatch(features.scalar_type(), [&](auto t, auto a) {
+  const Pooling pooling{size, scale, stride, sampling_ratio, aligned};
+  Tensor out;
+  with_regions(features.scalar_type(), rois, image_index, shape, pooling, [&](auto t, const auto& regions) {
     using T = decltype(t);
-    using A = decltype(a);
-    const Tensor boxes = torch::stable::contiguous(torch::stable::to(rois, type_of<A>()));
-    Regions<A> regions = describe<A>(boxes, index, shape, size, scale, stride);
-    regions.sampling_ratio = sampling_ratio;
-    regions.aligned = aligned;
+    using A = decltype(regions.scale);
+    const Tensor maps = channels_last(features);
+    out = new_maps(features, {regions.count, shape[1], regions.pooled, regions.pooled}, features.scalar_type());
     const auto kernel = RESDET_BEST(align_forward<T, A>);
-    torch::stable::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+    torch::stable::parallel_for(0, regions.count, 1, [&](int64_t first, int64_t last) {
       std::vector<A> workspace(resdet::align_workspace(regions));
       kernel(regions, static_cast<const T*>(maps.data_ptr()), static_cast<T*>(out.data_ptr()), workspace.data(), first,
              last);
@@ -87,47 +76,31 @@ Tensor roi_align(const Tensor& features, const Tensor& rois, const Tensor& image
 Tensor roi_align_backward(const Tensor& gradient, const Tensor& rois, const Tensor& image_index,
                           std::vector<int64_t> shape, int64_t size, double scale, int64_t sampling_ratio, bool aligned,
                           int64_t stride) {
-  const Tensor index = torch::stable::contiguous(image_index);
-  check(rois, index, shape, size, stride);
-  const Tensor from = torch::stable::contiguous(gradient, MemoryFormat::ChannelsLast);
-  Tensor sums;
-  dispatch(gradient.scalar_type(), [&](auto t, auto a) {
+  const Tensor from = channels_last(gradient);
+  const Pooling pooling{size, scale, stride, sampling_ratio, aligned};
+  const auto add = [&](auto t, const auto& regions, auto* sums, int64_t first, int64_t last) {
     using T = decltype(t);
-    using A = decltype(a);
-    sums = empty_maps(gradient, shape, type_of<A>());
-    torch::stable::zero_(sums);
-    const Tensor boxes = torch::stable::contiguous(torch::stable::to(rois, type_of<A>()));
-    Regions<A> regions = describe<A>(boxes, index, shape, size, scale, stride);
-    regions.sampling_ratio = sampling_ratio;
-    regions.aligned = aligned;
+    using A = decltype(regions.scale);
+    std::vector<A> workspace(resdet::align_workspace(regions));
     const auto kernel = RESDET_BEST(align_backward<T, A>);
-    const int64_t grain = channel_grain(shape[1]);
-    torch::stable::parallel_for(0, (shape[1] + grain - 1) / grain, 1, [&](int64_t first, int64_t last) {
-      std::vector<A> workspace(resdet::align_workspace(regions));
-      const int64_t end = last * grain < shape[1] ? last * grain : shape[1];
-      kernel(regions, rois.size(0), static_cast<const T*>(from.data_ptr()), static_cast<A*>(sums.data_ptr()),
-             workspace.data(), first * grain, end);
-    });
-  });
-  return torch::stable::to(sums, gradient.scalar_type());
+    kernel(regions, static_cast<const T*>(from.data_ptr()), sums, workspace.data(), first, last);
+  };
+  return sum_channels(gradient, rois, image_index, shape, pooling, add);
 }
 
 std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor& rois, const Tensor& image_index,
                                     int64_t size, double scale, int64_t stride) {
   const auto shape = shape_of(features);
-  const Tensor index = torch::stable::contiguous(image_index);
-  check(rois, index, shape, size, stride);
-  const Tensor maps = torch::stable::contiguous(features, MemoryFormat::ChannelsLast);
-  const int64_t pooled = (size + stride - 1) / stride, count = rois.size(0);
-  Tensor out = empty_maps(features, {count, shape[1], pooled, pooled}, features.scalar_type());
-  Tensor cells = empty_maps(features, {count, shape[1], pooled, pooled}, ScalarType::Int);
-  dispatch(features.scalar_type(), [&](auto t, auto a) {
+  Tensor out, cells;
+  with_regions(features.scalar_type(), rois, image_index, shape, {size, scale, stride}, [&](auto t, const auto& regions) {
     using T = decltype(t);
-    using A = decltype(a);
-    const Tensor boxes = torch::stable::contiguous(torch::stable::to(rois, type_of<A>()));
-    const Regions<A> regions = describe<A>(boxes, index, shape, size, scale, stride);
+    using A = decltype(regions.scale);
+    const Tensor maps = channels_last(features);
+    const std::vector<int64_t> pooled{regions.count, shape[1], regions.pooled, regions.pooled};
+    out = new_maps(features, pooled, features.scalar_type());
+    cells = new_maps(features, pooled, ScalarType::Int);
     const auto kernel = RESDET_BEST(pool_forward<T, A>);
-    torch::stable::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+    torch::stable::parallel_for(0, regions.count, 1, [&](int64_t first, int64_t last) {
       kernel(regions, static_cast<const T*>(maps.data_ptr()), static_cast<T*>(out.data_ptr()),
              static_cast<int32_t*>(cells.data_ptr()), first, last);
     });
@@ -135,28 +108,19 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor& rois, 
   return std::make_tuple(out, cells);
 }
 
-Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tensor& image_index,
-                         std::vector<int64_t> shape) {
-  const Tensor index = torch::stable::contiguous(image_index);
-  const Tensor from = torch::stable::contiguous(gradient, MemoryFormat::ChannelsLast);
-  const Tensor chosen = torch::stable::contiguous(cells, MemoryFormat::ChannelsLast);
-  STD_TORCH_CHECK(gradient.numel() == cells.numel(), "The gradient must have the shape of the pooled regions.");
-  Tensor sums;
-  dispatch(gradient.scalar_type(), [&](auto t, auto a) {
+// cells: where the largest values were found, or -1
+Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tensor& rois, const Tensor& image_index,
+                         std::vector<int64_t> shape, int64_t size, double scale, int64_t stride) {
+  STD_TORCH_CHECK(shape_of(gradient) == shape_of(cells), "Each gradient must have its cell.");
+  const Tensor from = channels_last(gradient), chosen = channels_last(cells);
+  const auto add = [&](auto t, const auto& regions, auto* sums, int64_t first, int64_t last) {
     using T = decltype(t);
-    using A = decltype(a);
-    sums = empty_maps(gradient, shape, type_of<A>());
-    torch::stable::zero_(sums);
-    Regions<A> regions = describe<A>(sums, index, shape, gradient.size(2), 1.0, 1);
+    using A = decltype(regions.scale);
     const auto kernel = RESDET_BEST(pool_backward<T, A>);
-    const int64_t grain = channel_grain(shape[1]);
-    torch::stable::parallel_for(0, (shape[1] + grain - 1) / grain, 1, [&](int64_t first, int64_t last) {
-      const int64_t end = last * grain < shape[1] ? last * grain : shape[1];
-      kernel(regions, gradient.size(0), static_cast<const T*>(from.data_ptr()),
-             static_cast<const int32_t*>(chosen.data_ptr()), static_cast<A*>(sums.data_ptr()), first * grain, end);
-    });
-  });
-  return torch::stable::to(sums, gradient.scalar_type());
+    kernel(regions, static_cast<const T*>(from.data_ptr()), static_cast<const int32_t*>(chosen.data_ptr()), sums,
+           first, last);
+  };
+  return sum_channels(gradient, rois, image_index, shape, {size, scale, stride}, add);
 }
 
 }  // namespace

@@ -1,0 +1,89 @@
+// Tensors of the operators on every device: shapes, memory, regions.
+
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace resdet {
+
+template <typename A>
+torch::headeronly::ScalarType type_of() {
+  return sizeof(A) == 8 ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
+}
+
+inline std::vector<int64_t> shape_of(const torch::stable::Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return std::vector<int64_t>(sizes.begin(), sizes.end());
+}
+
+// (N, C, H, W) with the channels of a pixel side by side. Asks torch, which takes a while, only for another layout.
+inline torch::stable::Tensor channels_last(const torch::stable::Tensor& x) {
+  const auto sizes = x.sizes(), strides = x.strides();
+  if (sizes.size() == 4 && strides[1] == 1 && strides[3] == sizes[1] && strides[2] == strides[3] * sizes[3] &&
+      strides[0] == strides[2] * sizes[2]) {
+    return x;
+  }
+  return torch::stable::contiguous(x, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+// Memory for (N, C, H, W) on the device of `like`, channels-last.
+inline torch::stable::Tensor new_maps(const torch::stable::Tensor& like, const std::vector<int64_t>& shape,
+                                      torch::headeronly::ScalarType type) {
+  return torch::stable::empty(shape, type, std::nullopt, like.device(), std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+// How regions are pooled: the arguments of resdet/ops/__init__.py; RoI pooling leaves the last two as they are.
+struct Pooling {
+  int64_t size;
+  double scale;
+  int64_t stride;
+  int64_t sampling_ratio = 0;
+  bool aligned = false;
+};
+
+inline void check_regions(const torch::stable::Tensor& rois, const torch::stable::Tensor& image_index,
+                          const std::vector<int64_t>& shape, const Pooling& pooling) {
+  STD_TORCH_CHECK(shape.size() == 4, "The features must be (N, C, H, W).");
+  STD_TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 4, "The regions must be (R, 4).");
+  STD_TORCH_CHECK(image_index.dim() == 1 && image_index.size(0) == rois.size(0),
+                  "There must be one image index for each region.");
+  STD_TORCH_CHECK(image_index.scalar_type() == torch::headeronly::ScalarType::Long, "The image index must be int64.");
+  STD_TORCH_CHECK(pooling.size > 0 && pooling.size <= 64 && pooling.stride > 0,
+                  "The size must be 1 to 64 and the stride at least 1.");
+  STD_TORCH_CHECK(shape[2] * shape[3] < (int64_t(1) << 31), "The feature map has too many cells.");
+}
+
+// The regions as the kernels take them, and the memory that they point to.
+template <typename A>
+struct RegionTensors {
+  torch::stable::Tensor boxes, index;
+  Regions<A> regions;
+
+  RegionTensors(const torch::stable::Tensor& rois, const torch::stable::Tensor& image_index,
+                const std::vector<int64_t>& shape, const Pooling& pooling)
+      : boxes(torch::stable::contiguous(torch::stable::to(rois, type_of<A>()))),
+        index(torch::stable::contiguous(image_index)) {
+    regions.boxes = static_cast<const A*>(boxes.data_ptr());
+    regions.image = static_cast<const int64_t*>(index.data_ptr());
+    regions.count = rois.size(0);
+    regions.channels = shape[1];
+    regions.height = shape[2];
+    regions.width = shape[3];
+    regions.bins = pooling.size;
+    regions.stride = pooling.stride;
+    regions.pooled = (pooling.size + pooling.stride - 1) / pooling.stride;
+    regions.scale = static_cast<A>(pooling.scale);
+    regions.sampling_ratio = pooling.sampling_ratio;
+    regions.aligned = pooling.aligned;
+  }
+};
+
+}  // namespace resdet
