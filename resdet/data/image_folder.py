@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from resdet.data.images import ImageError, read_image
 from resdet.data.loader import ImageDataset, Unreadable
@@ -90,9 +91,13 @@ class FolderDataset(ImageDataset):
         good = [sample for sample in samples if isinstance(sample, ClsSample)]
         if not good:
             return samples[0]  # type: ignore[return-value]
-        views = np.concatenate([sample.views for sample in good])
+        count = sum(len(sample.views) for sample in good)
+        views = torch.empty(count, *good[0].views.shape[1:], dtype=torch.uint8)
+        if get_worker_info() is not None:
+            views.share_memory_()  # written once, where the training process reads it
+        np.concatenate([sample.views for sample in good], out=views.numpy())
         return ClsBatch(
-            torch.from_numpy(views).permute(0, 3, 1, 2),
+            views.permute(0, 3, 1, 2),
             torch.tensor([sample.label for sample in good]),
             [sample.name for sample in good],
             [sample.position for sample in good],

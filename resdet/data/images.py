@@ -38,12 +38,12 @@ def decode_image(data: bytes, path: str | Path) -> np.ndarray:
     """`read_image` for a file's content; `path` is named in errors."""
     _refuse_truncated(path, data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     except cv2.error:  # more pixels than OpenCV allows
         image = None
     if image is None:
         raise ImageError(f"{path} is not an image that OpenCV can read: replace it or remove it from the list.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def probe_image(path: str | Path) -> tuple[int, int]:

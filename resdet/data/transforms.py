@@ -110,15 +110,14 @@ class ClsTrainTransform:
             result = self.augment(image=result)["image"]
         if self.pca:
             shift = COLOR_COMPONENTS @ (generator.normal(scale=0.1, size=3) * COLOR_DEVIATIONS)
-            table = np.clip(np.arange(256)[:, None] + shift, 0, 255).round().astype(np.uint8)  # (256, 3)
-            result = cv2.LUT(result, table[None])
+            result = cv2.add(result, (*shift, 0))  # type: ignore[call-overload]  # rounded, and held in 0 to 255
         return result[None]
 
 
 def resize_square(image: np.ndarray, size: int) -> np.ndarray:
-    """(S, S, 3) → (size, size, 3); pixels are averaged where the image shrinks."""
-    shrinks = image.shape[0] > size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    """(S, S, 3) → (size, size, 3); pixels are averaged where bilinear samples would leave some out."""
+    skips = image.shape[0] > 2 * size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
 
 
 def distortions() -> list[A.BasicTransform]:
