@@ -11,7 +11,7 @@ from pathlib import Path
 from resdet.data.images import ImageError, read_image
 from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
-from resdet.inference.detector import Detector
+from resdet.inference.detector import Detector, NamedDetections
 from resdet.types import Detections
 from resdet.visualize import draw_detections, save_image
 
@@ -29,10 +29,10 @@ def main(arguments: Sequence[str]) -> None:
             print(f"left out: {error}")
             continue
         detections = detector(image)
-        picture = draw_detections(image, detections, detector.classes, options.min_score)
+        picture = draw_detections(image, Detections(*detections[:3]), detector.classes, options.min_score)
         pictures.add(path := unused(options.output / f"{file.stem}_detections.jpg", pictures))
         save_image(path, picture)
-        found[str(file)] = as_records(detections, detector.classes, options.min_score)
+        found[str(file)] = as_records(detections, options.min_score)
         names = [f"{record['class']} {record['score']:.2f}" for record in found[str(file)]]
         print(f"{file}: {', '.join(names) or 'nothing'}")
     if not found:
@@ -64,10 +64,11 @@ def unused(path: Path, used: Container[Path]) -> Path:
     return next(name for name in chain([path], numbered) if name not in used)
 
 
-def as_records(detections: Detections, classes: Sequence[str], min_score: float) -> list[dict[str, object]]:
+def as_records(detections: NamedDetections, min_score: float) -> list[dict[str, object]]:
     """Detections scored at least `min_score` as plain objects, for JSON."""
+    boxes, scores = detections.boxes.tolist(), detections.scores.tolist()
     return [
-        {"class": classes[label], "score": round(score, 4), "box": [round(corner, 2) for corner in box]}
-        for box, score, label in zip(*(tensor.tolist() for tensor in detections), strict=True)
+        {"class": name, "score": round(score, 4), "box": [round(corner, 2) for corner in box]}
+        for box, score, name in zip(boxes, scores, detections.names, strict=True)
         if score >= min_score
     ]

@@ -19,6 +19,7 @@ from resdet.evaluation.plots import plot_precision_recall
 from resdet.evaluation.predict import predict
 from resdet.evaluation.voc import VocResult, evaluate_voc, format_table, write_voc_results
 from resdet.inference.detector import restore
+from resdet.inference.fast import FastRCNN
 from resdet.types import Detections
 from resdet.visualize import contact_sheet, draw_detections, draw_target, save_image
 
@@ -51,7 +52,7 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
             f"{config.weights} detects {', '.join(file.classes)}; the recipe names "
             f"{', '.join(annotations.classes)}: evaluate with the classes, in the order, of the training."
         )
-    model = restore(file, config.weights).to(runtime.device)
+    model = FastRCNN(restore(file, config.weights), runtime)
     result, detections = score(model, annotations, config, runtime)
     if not runtime.is_main:
         return
@@ -63,7 +64,7 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
 
 
 def score(
-    model: FasterRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
+    model: FasterRCNN | FastRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
 ) -> tuple[VocResult, list[Detections]]:
     """Run `model` over all images and score it; the same on every process."""
     found = predict(model, validation_batches(annotations, config, runtime), runtime)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from resdet.data.annotations import Annotations
 from resdet.data.images import ImageError, read_image
@@ -66,16 +68,21 @@ class DetectionDataset(ImageDataset):
             if isinstance(sample, ImageError):
                 return sample
             good.append(sample)
-        height, width = (max(sample.image.shape[axis] for sample in good) for axis in (0, 1))
-        images = torch.zeros((len(good), 3, height, width), dtype=torch.uint8)
-        for canvas, sample in zip(images, good, strict=True):
-            h, w = sample.image.shape[:2]
-            canvas[:, :h, :w] = torch.from_numpy(sample.image).permute(2, 0, 1)
+        images, sizes = pad([sample.image for sample in good])
         return Batch(
             images,
-            torch.tensor([sample.image.shape[:2] for sample in good]),
+            sizes,
             [sample.target for sample in good],
             torch.tensor([sample.original_size for sample in good]),
             [sample.name for sample in good],
             [sample.position for sample in good],
         )
+
+
+def pad(images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """(H_i, W_i, 3) uint8 → (N, 3, H, W), zeros at the right and at the bottom, and (N, 2) sizes without them."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    padded = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
+    for canvas, image in zip(padded, images, strict=True):
+        canvas[:, : image.shape[0], : image.shape[1]] = torch.from_numpy(image).permute(2, 0, 1)
+    return padded, torch.tensor([image.shape[:2] for image in images])

@@ -9,6 +9,7 @@ import torch
 from resdet.boxes import rescale
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.runtime import Runtime, gather, seed_everything
+from resdet.inference.fast import FastRCNN
 from resdet.types import Batch, Detections, Losses, Target
 
 
@@ -19,7 +20,7 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.T
 
 
 @torch.no_grad()
-def predict(model: FasterRCNN, batches: Iterable[Batch], runtime: Runtime) -> dict[int, Detections]:
+def predict(model: FasterRCNN | FastRCNN, batches: Iterable[Batch], runtime: Runtime) -> dict[int, Detections]:
     """Detections of each image, by its position in the data set, in pixels of the image as it was read.
 
     Every process gives its own `batches` and receives the detections of all.

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from resdet.boxes import rescale
+from resdet.data.detection import pad
 from resdet.data.images import read_image
 from resdet.data.transforms import TestTransform, resize
 from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
 from resdet.engine import runtime
 from resdet.engine.checkpoint import ModelFile, load_model
 from resdet.engine.runtime import Runtime
+from resdet.errors import UserError
+from resdet.inference.fast import FastRCNN
 from resdet.nn.weights import load_strictly
-from resdet.types import Detections
+
+Picture = str | Path | Image.Image | np.ndarray
+"""a file, or RGB pixels: an image of Pillow's, or (H, W, 3) uint8"""
 
 
 def restore(file: ModelFile, source: str | Path) -> FasterRCNN:
@@ -25,11 +35,24 @@ def restore(file: ModelFile, source: str | Path) -> FasterRCNN:
     return model.eval().to(memory_format=torch.channels_last)
 
 
+class NamedDetections(NamedTuple):
+    """What a detector finds in one image, best score first; on the CPU."""
+
+    boxes: Tensor
+    """(D, 4) float32, pixels of the image as it was given"""
+    scores: Tensor
+    """(D,) float32 in [0, 1]"""
+    labels: Tensor
+    """(D,) int64, positions among the detector's classes"""
+    names: list[str]
+    """of the classes, one for each box"""
+
+
 class Detector:
-    """Images in, detections out. `Detector.load` makes one from a run.
+    """Images in, detections out. `Detector.load` makes one from a run; threads may share it.
 
     Args:
-        model: the network, on the device of `runtime`
+        model: the trained network
         classes: names in the order of the labels
         transform: how images are resized
         runtime: device and number type
@@ -38,7 +61,8 @@ class Detector:
     def __init__(
         self, model: FasterRCNN, classes: tuple[str, ...], transform: TestTransform, runtime: Runtime
     ) -> None:
-        self.model, self.classes, self.transform, self.runtime = model, classes, transform, runtime
+        self.classes, self.transform, self.runtime = classes, transform, runtime
+        self.network = FastRCNN(model, runtime)
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto", precision: str = "auto") -> Detector:
@@ -49,19 +73,57 @@ class Detector:
             precision: auto, fp32, bf16 or fp16
         """
         file = load_model(source)
-        where = runtime.start(device, precision)
         data = file.config.data
         transform = TestTransform(data.test_short_side, data.max_side)
-        return cls(restore(file, source).to(where.device), file.classes, transform, where)
+        return cls(restore(file, source), file.classes, transform, runtime.start(device, precision))
 
-    @torch.no_grad()
-    def __call__(self, image: str | Path | np.ndarray) -> Detections:
-        """A file, or (H, W, 3) uint8 RGB → detections in pixels of that image, on the CPU, best first."""
-        image = image if isinstance(image, np.ndarray) else read_image(image)
-        resized = resize(image, self.transform.short_side, self.transform.max_side)
-        height, width = resized.shape[:2]
-        pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].to(self.runtime.device)
-        with self.runtime.autocast():
-            found = self.model(pixels, torch.tensor([[height, width]]))[0]
-        boxes = rescale(found.boxes, image.shape[1] / width, image.shape[0] / height)
-        return Detections(boxes.cpu(), found.scores.cpu(), found.labels.cpu())
+    @overload
+    def __call__(self, images: Picture) -> NamedDetections: ...  # type: ignore[overload-overlap]  # a str
+    @overload
+    def __call__(self, images: Iterable[Picture], batch_size: int = 1) -> list[NamedDetections]: ...
+
+    def __call__(
+        self, images: Picture | Iterable[Picture], batch_size: int = 1
+    ) -> NamedDetections | list[NamedDetections]:
+        """What is in an image, or in each of several.
+
+        Raises UserError for a file that is no image, and for pixels that are not (H, W, 3) uint8.
+
+        Args:
+            images: of any sizes
+            batch_size: images that go through the network at a time, padded to a common size; it pays on GPUs
+        """
+        if isinstance(images, Picture):
+            return self._detect([_pixels(images)])[0]
+        found: list[NamedDetections] = []
+        rest = iter(images)
+        while batch := [_pixels(image) for image in islice(rest, batch_size)]:
+            found += self._detect(batch)
+        return found
+
+    def _detect(self, images: Sequence[np.ndarray]) -> list[NamedDetections]:
+        resized = [resize(image, self.transform.short_side, self.transform.max_side) for image in images]
+        pixels, sizes = pad(resized)
+        results = []
+        for image, small, found in zip(
+            images, resized, self.network(pixels.to(self.runtime.device), sizes), strict=True
+        ):
+            wider, higher = image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]
+            labels = found.labels.cpu()
+            names = [self.classes[label] for label in labels.tolist()]
+            results.append(
+                NamedDetections(rescale(found.boxes, wider, higher).cpu(), found.scores.cpu(), labels, names)
+            )
+        return results
+
+
+def _pixels(image: Picture) -> np.ndarray:
+    """(H, W, 3) uint8 RGB"""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise UserError(
+            f"An array must hold (H, W, 3) uint8 pixels in RGB order; this one is {pixels.shape} {pixels.dtype}."
+        )
+    return pixels

@@ -204,6 +204,19 @@ def recalibrate(network: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     network.eval()
 
 
+def folds(norm: nn.Module) -> bool:
+    """Whether a normalisation is, in evaluation, a linear map of each channel."""
+    return isinstance(norm, FrozenBatchNorm2d | nn.BatchNorm2d)
+
+
+@torch.no_grad()
+def fold(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weights (K, C, k, k) and bias (K,) of the one convolution that does what `conv` and then `norm` do."""
+    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    weight, bias = conv.weight.double() * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+
+
 def freeze(network: nn.Module, stages: Iterable[str]) -> None:
     """Stop training the named stages of `network` (its attributes, such as ``conv1``, ``conv2_x``).
 

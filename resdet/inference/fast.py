@@ -1,0 +1,255 @@
+"""A trained detector, rearranged to run fast: the same function, another order of its steps.
+
+- Normalisations are folded into the convolutions before them; bias, shortcut and ReLU are applied as a convolution
+  writes its result, and on a CPU its weights lie as the processor wants them.
+- What a strided 1×1 convolution will not read is not computed: the stride moves to the unit before it, and the
+  pooling leaves bins out.
+- RoI align is linear: conv5_x's first 1×1 convolution and its projection run once on the feature map, and what they
+  give is pooled, instead of running once for each region. Their biases come after the pooling, in which samples
+  beyond the map count as zero.
+- On a CPU, regions go through conv5_x some at a time, so that their maps stay in the cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet import ops
+from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.detection.roi_head import RoIHead
+from resdet.detection.rpn import RPN
+from resdet.engine.runtime import Runtime
+from resdet.nn.blocks import Bottleneck, Projection, Unit
+from resdet.nn.norm import fold, folds
+from resdet.nn.resnet import Stem
+from resdet.types import Detections
+
+REGIONS_AT_A_TIME = 128
+
+
+class FastRCNN(nn.Module):
+    """What `model`, which is left as it is, computes at test time.
+
+    Args:
+        model: the network, wherever it is
+        runtime: device and number type of the copy
+    """
+
+    def __init__(self, model: FasterRCNN, runtime: Runtime) -> None:
+        super().__init__()
+        self.runtime = runtime
+        model = copy.deepcopy(model).eval().to(runtime.device)
+        move_strides(model)
+        model.head = FastHead(model.head, runtime)  # type: ignore[assignment]
+        fuse(model, runtime)
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """(N, 3, H, W) uint8 RGB, padded; (N, 2) heights and widths without padding → detections of each image"""
+        with torch.autocast(self.runtime.device.type, enabled=False):
+            return self.model(images, sizes)
+
+
+# Convolutions
+
+
+class FusedConv2d(nn.Module):
+    """A convolution whose result gets a bias and a shortcut and is rectified as it is written.
+
+    Args:
+        like: stride and padding
+        weight: (K, C, k, k)
+        bias: (K,), or nothing
+        runtime: device and number type
+        joined: a shortcut is added
+    """
+
+    def __init__(
+        self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, runtime: Runtime, joined: bool = False
+    ) -> None:
+        super().__init__()
+        self.stride, self.padding = list(like.stride), [side for side in like.padding if isinstance(side, int)]
+        self.weight = weight.detach().to(runtime.device, runtime.dtype, memory_format=torch.channels_last)
+        self.bias = None if bias is None else bias.detach().to(runtime.device, runtime.dtype)
+        self.packed = _packs(runtime)
+        # oneDNN's matrix products are faster than its 1×1 convolutions, but cannot add in place.
+        self.is_matrix = self.packed and like.kernel_size == like.stride == (1, 1) and not joined
+        if self.is_matrix:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.flatten(1))
+        elif self.packed:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, self.padding, self.stride)
+
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(N, C, H, W), and (N, K, ⌈H/stride⌉, ⌈W/stride⌉) to add, which is lost → ReLU(conv(x) + bias + added)"""
+        x = x.to(self.weight.dtype)
+        if not self.packed:
+            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+            y = y if added is None else y.add_(added)
+            return y.relu_() if relu else y
+        after = "relu" if relu else "none"
+        if self.is_matrix:
+            pixels = x.permute(0, 2, 3, 1)
+            y = torch.ops.mkldnn._linear_pointwise(pixels, self.weight, self.bias, after, [], "")
+            return y.permute(0, 3, 1, 2)
+        where = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
+        if added is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *where, after, [], "")
+        return torch.ops.mkldnn._convolution_pointwise_(
+            added, x, *where, "add", 1.0, "relu" if relu else None, [], None
+        )
+
+
+def _packs(runtime: Runtime) -> bool:
+    """Whether oneDNN, of which inductor makes the same use, serves this processor and number type."""
+    if runtime.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if runtime.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return runtime.dtype == torch.float32
+
+
+def fuse(network: nn.Module, runtime: Runtime) -> None:
+    """Replace the convolutions of `network`, and the normalisations that follow them where those are constant."""
+    for module in list(network.modules()):
+        if isinstance(module, Stem | Projection):
+            _fuse_pair(module, "conv", "norm", runtime)
+        elif isinstance(module, RPN):
+            for name in ("conv", "objectness", "box"):
+                conv = getattr(module, name)
+                setattr(module, name, FusedConv2d(conv, conv.weight, conv.bias, runtime))
+        elif isinstance(module, Unit):
+            for number in range(1, module.depth + 1):
+                _fuse_pair(module, f"conv{number}", f"norm{number}", runtime, joined=number == module.depth)
+
+
+def _fuse_pair(module: nn.Module, conv_name: str, norm_name: str, runtime: Runtime, joined: bool = False) -> None:
+    """The fused convolution stands where the normalisation stood, which is told of shortcut and ReLU."""
+    conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+    if folds(norm):
+        setattr(module, conv_name, nn.Identity())
+        setattr(module, norm_name, FusedConv2d(conv, *fold(conv, norm), runtime, joined))
+    else:
+        setattr(module, conv_name, FusedConv2d(conv, conv.weight, None, runtime))
+        norm.to(runtime.dtype)
+
+
+# Positions that nobody reads
+
+
+class Subsample(nn.Module):
+    """Every second row and column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)"""
+        return x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+
+
+def move_strides(model: FasterRCNN) -> None:
+    """Where a stage begins with 1×1 convolutions of stride 2, the stage before it computes only what they read."""
+    last: Any
+    first: Any
+    for before, after in pairwise([model.trunk.conv2_x, model.trunk.conv3_x, model.trunk.conv4_x]):
+        last, first = before[-1], after[0]
+        if _strided(first) and isinstance(last.shortcut, nn.Identity):
+            last.conv2.stride, last.shortcut = (2, 2), Subsample()
+            first.conv1.stride = first.shortcut.conv.stride = (1, 1)
+
+
+def _strided(unit: Any) -> bool:
+    """Whether all that reads the unit's input are 1×1 convolutions of stride 2."""
+    return isinstance(unit, Bottleneck) and unit.conv1.stride == (2, 2) and unit.projects
+
+
+# The head
+
+
+class FastHead(nn.Module):
+    """`RoIHead` with as little as possible done for each region.
+
+    Args:
+        head: the trained one, whose parts are taken
+        runtime: device and number type
+    """
+
+    def __init__(self, head: RoIHead, runtime: Runtime) -> None:
+        super().__init__()
+        self.pool, self.num_classes = head.pool, head.num_classes
+        self.classify, self.regress = head.classify, head.regress
+        first: Any
+        first, *rest = head.conv5_x.children()
+        bottleneck = isinstance(first, Bottleneck) and first.projects
+        linear = isinstance(head.pool, partial) and head.pool.func is ops.roi_align
+        if bottleneck and linear and folds(first.norm1):
+            self.start: Start | HoistedStart = HoistedStart(first, head.pool, runtime)
+        else:
+            self.start = Start(first, head.pool)
+        self.rest = nn.Sequential(*rest)
+        self.on_cpu = runtime.device.type == "cpu"
+
+    def forward(self, features: Tensor, rois: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """As `RoIHead`: (N, channels, h, w), (R, 4), (R,) → class logits (R, C + 1) and deltas (R, C, 4)"""
+        maps = self.start.maps(features)
+        chunks = -(-len(rois) // REGIONS_AT_A_TIME) or 1 if self.on_cpu else 1
+        vectors = [features.new_empty(0, self.classify.in_features, dtype=torch.float32)]
+        for some, images in zip(rois.tensor_split(chunks), image_index.tensor_split(chunks), strict=True):
+            if len(some):
+                y = self.rest(self.start(maps, some, images))
+                vectors.append(y.mean((2, 3), dtype=torch.float32))
+        vector = torch.cat(vectors)  # (R, channels)
+        return self.classify(vector), self.regress(vector).reshape(len(rois), self.num_classes, 4)
+
+
+class Start(nn.Module):
+    """Pooling, and the first unit of conv5_x; where that reads every second bin, the others are left out."""
+
+    def __init__(self, unit: Any, pool: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.unit, self.pool = unit, pool
+        if _strided(unit):
+            self.pool = partial(pool, stride=2)
+            unit.conv1.stride = unit.shortcut.conv.stride = (1, 1)
+
+    def maps(self, features: Tensor) -> tuple[Tensor, ...]:
+        """What is pooled: the features."""
+        return (features,)
+
+    def forward(self, maps: tuple[Tensor, ...], rois: Tensor, image_index: Tensor) -> Tensor:
+        """One (N, channels, h, w), (R, 4), (R,) → (R, outputs, S, S)"""
+        return self.unit(self.pool(maps[0], rois, image_index))
+
+
+class HoistedStart(nn.Module):
+    """The first bottleneck of conv5_x, whose 1×1 convolutions of the features run before RoI align."""
+
+    def __init__(self, unit: Any, pool: Callable[..., Tensor], runtime: Runtime) -> None:
+        super().__init__()
+        first, projection = unit.conv1.stride[0], unit.shortcut.conv.stride[0]
+        self.pools = [partial(pool, stride=first), partial(pool, stride=projection)]
+        unit.conv1.stride = unit.shortcut.conv.stride = (1, 1)
+        weight, bias = fold(unit.conv1, unit.norm1)
+        self.reduce = FusedConv2d(unit.conv1, weight, None, runtime)
+        self.bias = bias.to(runtime.device, runtime.dtype)[:, None, None]
+        weight, projection_bias = fold(unit.shortcut.conv, unit.shortcut.norm)
+        self.project = FusedConv2d(unit.shortcut.conv, weight, None, runtime)
+        self.conv2 = FusedConv2d(unit.conv2, *fold(unit.conv2, unit.norm2), runtime)
+        weight, bias = fold(unit.conv3, unit.norm3)
+        self.conv3 = FusedConv2d(unit.conv3, weight, bias + projection_bias, runtime, joined=True)
+
+    def maps(self, features: Tensor) -> tuple[Tensor, ...]:
+        """What is pooled: the two convolutions of the features, without bias."""
+        return self.reduce(features), self.project(features)
+
+    def forward(self, maps: tuple[Tensor, ...], rois: Tensor, image_index: Tensor) -> Tensor:
+        """Two (N, channels, h, w), (R, 4), (R,) → (R, outputs, S, S)"""
+        y, shortcut = (pool(x, rois, image_index) for pool, x in zip(self.pools, maps, strict=True))
+        y = self.conv2(y.add_(self.bias).relu_(), relu=True)
+        return self.conv3(y, added=shortcut, relu=True)

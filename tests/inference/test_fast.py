@@ -1,0 +1,149 @@
+"""The rearranged detector computes what the plain one does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from resdet.config import DetConfig
+from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.engine.runtime import Runtime
+from resdet.inference import fast
+from resdet.inference.fast import FastRCNN, FusedConv2d, HoistedStart, Subsample
+from resdet.nn.conv import Conv2d
+from resdet.nn.norm import FrozenBatchNorm2d, fold
+
+ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
+KINDS = [  # depth, style, pooling, pool_size, conv5_stride, norm
+    (18, "torchvision", "pool", 4, 1, "frozen"),
+    (18, "torchvision", "align", 4, 2, "group"),
+    (34, "torchvision", "align", 4, 1, "sync_batch"),
+    (50, "torchvision", "pool", 4, 1, "frozen"),
+    (50, "torchvision", "align", 6, 2, "frozen"),
+    (50, "torchvision", "align", 4, 1, "group"),
+    (50, "msra", "pool", 7, 2, "frozen"),
+    (50, "msra", "align", 6, 2, "sync_batch"),
+]
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "torch"])
+def packed(request, monkeypatch):
+    """With oneDNN's packed weights, and as elsewhere."""
+    if not request.param:
+        monkeypatch.setattr(fast, "_packs", lambda runtime: False)
+
+
+def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
+    """A detector with random weights whose normalisations do something."""
+    torch.manual_seed(0)
+    config = DetConfig()
+    model = replace(config.model, depth=depth, style=style, pooling=pooling, pool_size=pool_size, norm=norm)
+    model = replace(model, conv5_stride=conv5_stride, rpn_channels=32, anchor_scales=(16, 32, 64))
+    test = replace(config.test, before_nms=200, after_nms=40)
+    network = build_faster_rcnn(replace(config, model=model, test=test), 3)
+    for module in network.modules():
+        if hasattr(module, "running_var"):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+            module.weight.data.uniform_(0.3, 0.7)
+            module.bias.data.normal_(0, 0.1)
+    torch.nn.init.normal_(network.head.classify.weight, std=0.3)
+    torch.nn.init.normal_(network.rpn.objectness.weight, std=0.1)
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def pictures():
+    """Two images in one batch, one of them padded."""
+    images = torch.randint(0, 256, (2, 3, 101, 131), dtype=torch.uint8)
+    images[1, :, 90:] = 0
+    return images, torch.tensor([[101, 131], [90, 131]])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_fast_detector_finds_what_the_plain_one_finds(kind, packed):
+    model, (images, sizes) = plain(*kind), pictures()
+    quick = FastRCNN(model, ALONE)
+    with torch.no_grad():
+        expected = model(images, sizes)
+    found = quick(images, sizes)
+    assert sum(len(detections.scores) for detections in expected) > 20
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.labels, theirs.labels)
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_bfloat16_is_as_near_as_autocast_is(kind):
+    model, (images, sizes) = plain(*kind), pictures()
+    rois = torch.rand(30, 4) * 60
+    rois[:, 2:] += rois[:, :2] + 5
+    index = torch.randint(0, 2, (30,))
+    quick = FastRCNN(model, replace(ALONE, dtype=torch.bfloat16)).model
+    with torch.no_grad():
+        exact = model.head(model.trunk(model.pixels(images, sizes)), rois, index)[0]
+        ours = quick.head(quick.trunk(quick.pixels(images, sizes)), rois, index)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs = model.head(model.trunk(model.pixels(images, sizes)), rois, index)[0]
+    assert (ours - exact).norm() < 1.5 * (theirs - exact).norm() + 1e-3
+
+
+def test_the_plain_detector_is_left_as_it_is():
+    model = plain(*KINDS[-1])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    strides = [module.stride for module in model.modules() if isinstance(module, Conv2d)]
+    FastRCNN(model, ALONE)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert strides == [module.stride for module in model.modules() if isinstance(module, Conv2d)]
+
+
+def test_nothing_is_computed_that_nobody_reads():
+    network = FastRCNN(plain(*KINDS[-1]), ALONE).model
+    assert isinstance(network.trunk.conv2_x[-1].shortcut, Subsample)
+    assert isinstance(network.trunk.conv3_x[-1].shortcut, Subsample)
+    assert not isinstance(network.trunk.conv4_x[-1].shortcut, Subsample)
+    assert isinstance(network.head.start, HoistedStart)
+    assert [pool.keywords["stride"] for pool in network.head.start.pools] == [2, 2]
+    pooling = FastRCNN(plain(*KINDS[-2]), ALONE).model.head.start
+    assert not isinstance(pooling, HoistedStart) and pooling.pool.keywords["stride"] == 2
+    grouped = FastRCNN(plain(*KINDS[-3]), ALONE).model.head.start
+    assert not isinstance(grouped, HoistedStart), "group normalisation is not linear"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_regions_go_through_the_head_in_parts(count, monkeypatch):
+    monkeypatch.setattr(fast, "REGIONS_AT_A_TIME", 3)
+    model = plain(*KINDS[4])
+    head = FastRCNN(model, ALONE).model.head
+    features, rois = torch.randn(2, 1024, 5, 6), torch.rand(count, 4) * 40
+    rois[:, 2:] += rois[:, :2]
+    index = torch.randint(0, 2, (count,))
+    with torch.no_grad():
+        for ours, theirs in zip(head(features, rois, index), model.head(features, rois, index), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_a_fused_convolution_is_its_steps_one_after_the_other(kernel, stride, joined, relu, packed):
+    torch.manual_seed(0)
+    conv, norm = Conv2d(6, 16, kernel, stride).eval(), FrozenBatchNorm2d(16)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    norm.weight.normal_()
+    norm.bias.normal_()
+    x = torch.randn(2, 6, 9, 8)
+    y = F.conv2d(x, conv.weight, stride=stride, padding=kernel // 2)
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    expected = (y - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    added = torch.randn_like(expected) if joined else None
+    expected = expected + added if added is not None else expected
+    expected = expected.clamp(min=0) if relu else expected
+    fused = FusedConv2d(conv, *fold(conv, norm), ALONE, joined=joined)
+    with torch.no_grad():
+        result = fused(x.contiguous(memory_format=torch.channels_last), added, relu)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
