@@ -5,7 +5,7 @@
 
 1000 regions on a map of 1024×50×84 cells (a 1344×800 image, stride 16), 7×7 bins, float32; 12,000 boxes for NMS;
 batch normalisation with shortcut and ReLU, and convolutions where the processor has a tile unit, in bfloat16 on the
-maps of ResNet-20 (128 images) and of a detector's conv5 (128 regions).
+maps of ResNet-20 (128 images) and of a detector's conv5 (128 regions); Winograd's 3×3 convolution in float32.
 """
 
 from __future__ import annotations
@@ -141,6 +141,22 @@ def convolution(channels: int, side: int, rounds: int) -> None:
     )
 
 
+def winograd(channels: int, side: int, count: int, rounds: int) -> None:
+    """A 3×3 convolution with ReLU in float32, on `count` maps."""
+    x = torch.randn(count, channels, side, side).to(memory_format=torch.channels_last)
+    weight, bias = (
+        torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last),
+        torch.randn(channels),
+    )
+    terms = ops.winograd_weights(weight)
+    compare(
+        f"Winograd {count}×{channels}×{side}×{side}",
+        lambda: ops.winograd(x, terms, bias, None, True),
+        lambda: F.conv2d(x, weight, bias, padding=1).relu_(),
+        rounds,
+    )
+
+
 def maps(channels: int, side: int) -> Tensor:
     """Two batches of 128 maps."""
     return torch.randn(2, 128, channels, side, side).bfloat16()
@@ -163,6 +179,8 @@ def main() -> None:
         normalisation(channels, side, options.rounds)
         if ops.has_tiles():
             convolution(channels, side, options.rounds)
+    for channels, side, count in ((64, 150, 1), (128, 75, 1), (256, 38, 1), (512, 7, 128)):
+        winograd(channels, side, count, options.rounds)
 
 
 if __name__ == "__main__":

@@ -239,3 +239,77 @@ def test_the_registration_of_the_convolution_is_right():
     (gradient,) = torch.autograd.grad(ops.conv2d(x, weight, 2), x, upstream, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.sum().backward()
+
+
+# Winograd's convolution
+
+
+@compiled
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 16, 16, 1, 1), (2, 16, 48, 4, 4), (3, 32, 16, 7, 7), (1, 48, 32, 5, 18), (9, 16, 16, 13, 2)],
+    ids=str,
+)
+def test_winograd_s_convolution_equals_torch_s(shape, channels_last, joined, relu):
+    count, inputs, outputs, height, width = shape
+    x, weight = torch.randn(count, inputs, height, width), torch.randn(outputs, inputs, 3, 3)
+    bias, added = torch.randn(outputs), torch.randn(count, outputs, height, width)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    expected = expected + added.double() if joined else expected
+    expected = expected.relu() if relu else expected
+    if channels_last:
+        x, added = (t.to(memory_format=torch.channels_last) for t in (x, added))
+    terms = ops.winograd_weights(weight)
+    result = ops.winograd(x, terms, bias, added if joined else None, relu)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+@compiled
+def test_winograd_s_convolution_works_in_chunks():
+    """So many channels that the tiles of four images do not fit in one."""
+    x, weight = torch.randn(4, 1024, 33, 30), torch.randn(16, 1024, 3, 3) / 100
+    expected = F.conv2d(x, weight, padding=1)
+    result = ops.winograd(x, ops.winograd_weights(weight), torch.zeros(16), None, False)
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_winograd_s_weights_are_those_of_the_paper():
+    """Of a filter that is one in its centre: the middle column of G, times itself."""
+    weight = torch.zeros(16, 16, 3, 3)
+    weight[0, 0, 1, 1] = 1
+    middle = torch.tensor([0, -1 / 6, 1 / 6, 1 / 12, -1 / 12, 0])
+    torch.testing.assert_close(ops.winograd_weights(weight)[:, 0, 0], torch.outer(middle, middle).flatten())
+
+
+@compiled
+@pytest.mark.parametrize(
+    "x, terms, bias, added, message",
+    [
+        (torch.zeros(1, 16, 4, 4), torch.zeros(36, 32, 16), torch.zeros(16), None, r"\(36, C, K\)"),
+        (torch.zeros(1, 8, 4, 4), torch.zeros(36, 8, 16), torch.zeros(16), None, "sixteens"),
+        (torch.zeros(1, 16, 4, 4), torch.zeros(36, 16, 16), torch.zeros(8), None, "one bias"),
+        (torch.zeros(1, 16, 4, 4).double(), torch.zeros(36, 16, 16), torch.zeros(16), None, "float32"),
+        (
+            torch.zeros(1, 16, 4, 4),
+            torch.zeros(36, 16, 16),
+            torch.zeros(16),
+            torch.zeros(1, 16, 4, 3),
+            "shape of the",
+        ),
+    ],
+)
+def test_wrong_operands_of_winograd_s_convolution_are_refused(x, terms, bias, added, message):
+    with pytest.raises(RuntimeError, match=message):
+        ops.winograd(x, terms, bias, added, True)
+
+
+@compiled
+def test_winograd_s_convolution_of_nothing_and_its_registration():
+    terms, bias = torch.randn(36, 16, 32), torch.randn(32)
+    assert ops.winograd(torch.zeros(0, 16, 5, 5), terms, bias, None, True).shape == (0, 32, 5, 5)
+    x, added = torch.randn(2, 16, 5, 5), torch.randn(2, 32, 5, 5)
+    torch.library.opcheck(library.OPS.winograd, (x, terms, bias, added, True))

@@ -1,7 +1,7 @@
 """A trained detector, rearranged to run fast: the same function, another order of its steps.
 
 - Normalisations are folded into the convolutions before them; bias, shortcut and ReLU are applied as a convolution
-  writes its result, and on a CPU its weights lie as the processor wants them.
+  writes its result (`convolutions`).
 - What a strided 1×1 convolution will not read is not computed: the stride moves to the unit before it, and the
   pooling leaves bins out.
 - RoI align is linear: conv5_x's first 1×1 convolution and its projection run once on the feature map, and what they
@@ -19,7 +19,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet import ops
@@ -27,6 +26,7 @@ from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.detection.roi_head import RoIHead
 from resdet.detection.rpn import RPN
 from resdet.engine.runtime import Runtime
+from resdet.inference.convolutions import fused_conv2d
 from resdet.nn.blocks import Bottleneck, Projection, Unit
 from resdet.nn.norm import fold, folds
 from resdet.nn.resnet import Stem
@@ -59,64 +59,6 @@ class FastRCNN(nn.Module):
             return self.model(images, sizes)
 
 
-# Convolutions
-
-
-class FusedConv2d(nn.Module):
-    """A convolution whose result gets a bias and a shortcut and is rectified as it is written.
-
-    Args:
-        like: stride and padding
-        weight: (K, C, k, k)
-        bias: (K,), or nothing
-        runtime: device and number type
-        joined: a shortcut is added
-    """
-
-    def __init__(
-        self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, runtime: Runtime, joined: bool = False
-    ) -> None:
-        super().__init__()
-        self.stride, self.padding = list(like.stride), [side for side in like.padding if isinstance(side, int)]
-        self.weight = weight.detach().to(runtime.device, runtime.dtype, memory_format=torch.channels_last)
-        self.bias = None if bias is None else bias.detach().to(runtime.device, runtime.dtype)
-        self.packed = _packs(runtime)
-        # oneDNN's matrix products are faster than its 1×1 convolutions, but cannot add in place.
-        self.is_matrix = self.packed and like.kernel_size == like.stride == (1, 1) and not joined
-        if self.is_matrix:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.flatten(1))
-        elif self.packed:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, self.padding, self.stride)
-
-    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
-        """(N, C, H, W), and (N, K, ⌈H/stride⌉, ⌈W/stride⌉) to add, which is lost → ReLU(conv(x) + bias + added)"""
-        x = x.to(self.weight.dtype)
-        if not self.packed:
-            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-            y = y if added is None else y.add_(added)
-            return y.relu_() if relu else y
-        after = "relu" if relu else "none"
-        if self.is_matrix:
-            pixels = x.permute(0, 2, 3, 1)
-            y = torch.ops.mkldnn._linear_pointwise(pixels, self.weight, self.bias, after, [], "")
-            return y.permute(0, 3, 1, 2)
-        where = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
-        if added is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, *where, after, [], "")
-        return torch.ops.mkldnn._convolution_pointwise_(
-            added, x, *where, "add", 1.0, "relu" if relu else None, [], None
-        )
-
-
-def _packs(runtime: Runtime) -> bool:
-    """Whether oneDNN, of which inductor makes the same use, serves this processor and number type."""
-    if runtime.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if runtime.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return runtime.dtype == torch.float32
-
-
 def fuse(network: nn.Module, runtime: Runtime) -> None:
     """Replace the convolutions of `network`, and the normalisations that follow them where those are constant."""
     for module in list(network.modules()):
@@ -125,7 +67,7 @@ def fuse(network: nn.Module, runtime: Runtime) -> None:
         elif isinstance(module, RPN):
             for name in ("conv", "objectness", "box"):
                 conv = getattr(module, name)
-                setattr(module, name, FusedConv2d(conv, conv.weight, conv.bias, runtime))
+                setattr(module, name, fused_conv2d(conv, conv.weight, conv.bias, runtime))
         elif isinstance(module, Unit):
             for number in range(1, module.depth + 1):
                 _fuse_pair(module, f"conv{number}", f"norm{number}", runtime, joined=number == module.depth)
@@ -136,9 +78,9 @@ def _fuse_pair(module: nn.Module, conv_name: str, norm_name: str, runtime: Runti
     conv, norm = getattr(module, conv_name), getattr(module, norm_name)
     if folds(norm):
         setattr(module, conv_name, nn.Identity())
-        setattr(module, norm_name, FusedConv2d(conv, *fold(conv, norm), runtime, joined))
+        setattr(module, norm_name, fused_conv2d(conv, *fold(conv, norm), runtime, joined))
     else:
-        setattr(module, conv_name, FusedConv2d(conv, conv.weight, None, runtime))
+        setattr(module, conv_name, fused_conv2d(conv, conv.weight, None, runtime))
         norm.to(runtime.dtype)
 
 
@@ -236,13 +178,13 @@ class HoistedStart(nn.Module):
         self.pools = [partial(pool, stride=first), partial(pool, stride=projection)]
         unit.conv1.stride = unit.shortcut.conv.stride = (1, 1)
         weight, bias = fold(unit.conv1, unit.norm1)
-        self.reduce = FusedConv2d(unit.conv1, weight, None, runtime)
+        self.reduce = fused_conv2d(unit.conv1, weight, None, runtime)
         self.bias = bias.to(runtime.device, runtime.dtype)[:, None, None]
         weight, projection_bias = fold(unit.shortcut.conv, unit.shortcut.norm)
-        self.project = FusedConv2d(unit.shortcut.conv, weight, None, runtime)
-        self.conv2 = FusedConv2d(unit.conv2, *fold(unit.conv2, unit.norm2), runtime)
+        self.project = fused_conv2d(unit.shortcut.conv, weight, None, runtime)
+        self.conv2 = fused_conv2d(unit.conv2, *fold(unit.conv2, unit.norm2), runtime)
         weight, bias = fold(unit.conv3, unit.norm3)
-        self.conv3 = FusedConv2d(unit.conv3, weight, bias + projection_bias, runtime, joined=True)
+        self.conv3 = fused_conv2d(unit.conv3, weight, bias + projection_bias, runtime, joined=True)
 
     def maps(self, features: Tensor) -> tuple[Tensor, ...]:
         """What is pooled: the two convolutions of the features, without bias."""

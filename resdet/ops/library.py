@@ -105,6 +105,10 @@ def _conv2d_weight_gradient_fake(gradient: Tensor, x: Tensor, kernel: int, strid
     return _empty(x, (gradient.shape[1], x.shape[1], kernel, kernel), torch.float32)
 
 
+def _winograd_fake(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
+    return _empty(x, (x.shape[0], weights.shape[2], *x.shape[2:]))
+
+
 def _nms_fake(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, max_output: int) -> Tensor:
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
@@ -163,6 +167,7 @@ def _register() -> None:
     library.register_fake("resdet::conv2d", _conv2d_fake)
     library.register_fake("resdet::conv2d_input_gradient", _conv2d_input_gradient_fake)
     library.register_fake("resdet::conv2d_weight_gradient", _conv2d_weight_gradient_fake)
+    library.register_fake("resdet::winograd", _winograd_fake)
     library.register_fake("resdet::nms", _nms_fake)
     library.register_autograd("resdet::conv2d", _conv2d_gradient, setup_context=_save_for_conv2d)
     library.register_autograd("resdet::roi_align", _align_gradient, setup_context=_save_for_align)

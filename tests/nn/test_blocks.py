@@ -1,4 +1,4 @@
-"""resdet.nn.blocks: the convolution that lays small maps side by side, against F.conv2d."""
+"""resdet.nn.conv against F.conv2d, and the shortcuts of resdet.nn.blocks."""
 
 from unittest import mock
 
@@ -10,6 +10,7 @@ from torch import nn
 from resdet.nn.blocks import BasicBlock, Bottleneck, PaddedIdentity, Projection, make_shortcut
 from resdet.nn.conv import Conv2d
 from resdet.nn.norm import FrozenBatchNorm2d
+from resdet.ops import library
 
 
 def taken(conv, x):
@@ -65,6 +66,44 @@ def test_autocast_keeps_its_type_on_that_way():
         y = conv(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), conv(x), rtol=2e-2, atol=2e-2)
+
+
+compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
+
+
+def by_winograd(conv, x):
+    """Whether `conv` takes Winograd's algorithm for `x`."""
+    return "_Winograd" in type(conv(x).grad_fn).__name__
+
+
+@compiled
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", [(2, 64, 9, 14), (17, 64, 7, 7), (1, 80, 1, 1)], ids=str)
+def test_winograd_s_convolution_and_its_gradients_equal_conv2d(shape, channels_last):
+    conv, x = Conv2d(shape[1], 96, 3), torch.randn(shape)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    x.requires_grad_()
+    result, exact = conv(x), [t.detach().double().requires_grad_() for t in (x, conv.weight)]
+    assert by_winograd(conv, x)
+    expected = F.conv2d(*exact, padding=1)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
+    upstream = torch.randn_like(result)
+    gradients = torch.autograd.grad(result, (x, conv.weight), upstream)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-3)
+
+
+@compiled
+def test_winograd_s_algorithm_is_taken_only_where_it_saves_time():
+    x = torch.randn(2, 64, 8, 8)
+    assert by_winograd(Conv2d(64, 64, 3), x)
+    assert not by_winograd(Conv2d(64, 48, 3), x)  # few channels
+    assert not by_winograd(Conv2d(64, 72, 3), x)  # not in sixteens
+    assert not by_winograd(Conv2d(64, 64, 3, 2), x)
+    assert not by_winograd(Conv2d(64, 64, 1), x)
+    assert not by_winograd(Conv2d(64, 64, 3).double(), x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not by_winograd(Conv2d(64, 64, 3), x)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ STABLE_TORCH_LIBRARY(resdet, m) {
   m.def("conv2d(Tensor x, Tensor weight, int stride) -> Tensor");
   m.def("conv2d_input_gradient(Tensor gradient, Tensor weight, int height, int width, int stride) -> Tensor");
   m.def("conv2d_weight_gradient(Tensor gradient, Tensor x, int kernel, int stride) -> Tensor");
+  m.def("winograd(Tensor x, Tensor weights, Tensor bias, Tensor? added, bool relu) -> Tensor");
   m.def("instruction_set() -> int");
   m.def("has_tiles() -> bool");
 }

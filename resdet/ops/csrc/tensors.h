@@ -63,7 +63,7 @@ inline void check_regions(const torch::stable::Tensor& rois, const torch::stable
 
 // The regions as the kernels take them, and the memory that they point to.
 template <typename A>
-struct RegionTensors {
+struct __attribute__((visibility("hidden"))) RegionTensors {  // as torch's tensors are
   torch::stable::Tensor boxes, index;
   Regions<A> regions;
 

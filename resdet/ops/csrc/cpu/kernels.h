@@ -34,6 +34,15 @@ int64_t align_workspace(const Regions<A>& regions) {
   return regions.pooled * (regions.height + regions.width);
 }
 
+// Maps (N, H, W, C) in tiles of 4×4 pixels, those at the right and at the bottom being cut off; C comes in sixteens.
+struct Maps {
+  int64_t images, height, width, channels;
+
+  int64_t tile_rows() const { return (height + 3) / 4; }
+  int64_t tile_columns() const { return (width + 3) / 4; }
+  int64_t tiles() const { return images * tile_rows() * tile_columns(); }
+};
+
 #define RESDET_DECLARE(ISA)                                                                                    \
   namespace ISA {                                                                                              \
   template <typename T, typename A>                                                                            \
@@ -55,6 +64,10 @@ int64_t align_workspace(const Regions<A>& regions) {
   template <typename T, typename A>                                                                            \
   void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope,         \
                        const A* offset, int64_t rows, int64_t channels, T* x_gradient, T* added_gradient);     \
+  void winograd_input(const Maps& maps, const float* x, int64_t first, int64_t last, float* products,          \
+                      int64_t step);                                                                           \
+  void winograd_output(const Maps& maps, const float* products, int64_t step, const float* bias,               \
+                       const float* added, bool relu, int64_t first, int64_t last, float* y);                  \
   template <typename A>                                                                                        \
   bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A threshold);                   \
   }

@@ -357,6 +357,110 @@ void affine_gradient(const T* gradient, const T* output, const T* x, const A* sc
   });
 }
 
+// Winograd's convolution F(4×4, 3×3) (Lavin and Gray 2016): 36 products in the place of 144 for a tile of 4×4 results.
+
+namespace {
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // nothing below is called from another file with these as arguments
+
+typedef float Channels __attribute__((vector_size(64)));  // sixteen
+
+inline Channels load_channels(const float* from) {
+  Channels x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return x;
+}
+inline void store_channels(const Channels& x, float* to) { __builtin_memcpy(to, &x, sizeof(x)); }
+
+// Bᵀ d of a column of six
+inline __attribute__((always_inline)) void transform_input(const Channels* d, Channels* to) {
+  const Channels even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1], near = d[4] - d[2], far = 2 * (d[3] - d[1]);
+  to[0] = 4 * d[0] - 5 * d[2] + d[4];
+  to[1] = even + odd;
+  to[2] = even - odd;
+  to[3] = near + far;
+  to[4] = near - far;
+  to[5] = 4 * d[1] - 5 * d[3] + d[5];
+}
+
+// Aᵀ m of a column of six
+inline __attribute__((always_inline)) void transform_output(const Channels* m, Channels* to) {
+  const Channels a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
+  to[0] = m[0] + a + c;
+  to[1] = b + 2 * d;
+  to[2] = a + 4 * c;
+  to[3] = b + 8 * d + m[5];
+}
+
+// A tile's image, and its first row and column.
+struct Tile {
+  int64_t image, y, x;
+
+  Tile(const Maps& maps, int64_t t)
+      : image(t / (maps.tile_rows() * maps.tile_columns())),
+        y(t / maps.tile_columns() % maps.tile_rows() * 4),
+        x(t % maps.tile_columns() * 4) {}
+};
+
+}  // namespace
+
+// Bᵀ d B of tiles [first, last) → `products` (36, tiles, channels), `step` elements from one of the 36 to the next.
+void winograd_input(const Maps& maps, const float* x, int64_t first, int64_t last, float* products, int64_t step) {
+  for (int64_t t = first; t < last; ++t, products += maps.channels) {
+    const Tile tile(maps, t);
+    const float* map = x + tile.image * maps.height * maps.width * maps.channels;
+    for (int64_t c = 0; c < maps.channels; c += 16) {
+      Channels rows[6][6];  // by column of the window, then by row of Bᵀ d
+      for (int64_t j = 0; j < 6; ++j) {
+        Channels column[6];
+        for (int64_t i = 0; i < 6; ++i) {
+          const int64_t y = tile.y + i - 1, z = tile.x + j - 1;
+          const bool inside = y >= 0 && y < maps.height && z >= 0 && z < maps.width;
+          column[i] = inside ? load_channels(map + (y * maps.width + z) * maps.channels + c) : Channels{};
+        }
+        transform_input(column, rows[j]);
+      }
+      for (int64_t i = 0; i < 6; ++i) {
+        Channels row[6], result[6];
+        for (int64_t j = 0; j < 6; ++j) row[j] = rows[j][i];
+        transform_input(row, result);
+        for (int64_t j = 0; j < 6; ++j) store_channels(result[j], products + (i * 6 + j) * step + c);
+      }
+    }
+  }
+}
+
+// Aᵀ m A of tiles [first, last), plus bias and, if there is one, a shortcut, rectified or not → the maps y.
+void winograd_output(const Maps& maps, const float* products, int64_t step, const float* bias, const float* added,
+                     bool relu, int64_t first, int64_t last, float* y) {
+  const float floor = relu ? 0.0f : -__builtin_inff();
+  for (int64_t t = first; t < last; ++t, products += maps.channels) {
+    const Tile tile(maps, t);
+    const int64_t height = at_most(4, maps.height - tile.y), width = at_most(4, maps.width - tile.x);
+    const int64_t corner = ((tile.image * maps.height + tile.y) * maps.width + tile.x) * maps.channels;
+    for (int64_t c = 0; c < maps.channels; c += 16) {
+      Channels rows[6][4];  // by column of the products, then by row of Aᵀ m
+      for (int64_t j = 0; j < 6; ++j) {
+        Channels column[6];
+        for (int64_t i = 0; i < 6; ++i) column[i] = load_channels(products + (i * 6 + j) * step + c);
+        transform_output(column, rows[j]);
+      }
+      const Channels shift = load_channels(bias + c);
+      for (int64_t i = 0; i < height; ++i) {
+        Channels row[6], result[4];
+        for (int64_t j = 0; j < 6; ++j) row[j] = rows[j][i];
+        transform_output(row, result);
+        for (int64_t j = 0; j < width; ++j) {
+          const int64_t at = corner + (i * maps.width + j) * maps.channels + c;
+          Channels sum = result[j] + shift;
+          if (added) sum += load_channels(added + at);
+          store_channels(sum > floor ? sum : Channels{} + floor, y + at);
+        }
+      }
+    }
+  }
+}
+
 // Non-maximum suppression
 
 // Whether a box overlaps one of the kept ones by IoU > threshold. `kept` is x1, y1, x2, y2 and area, each padded with

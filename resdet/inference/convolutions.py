@@ -1,0 +1,116 @@
+"""Convolutions for inference: ReLU(conv(x) + bias + added) in one step, as fast as the device allows.
+
+All of them have the same forward; `fused_conv2d` chooses. Letters: K outputs, C inputs, a kernel of k×k.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet import ops
+from resdet.engine.runtime import Runtime
+from resdet.nn.conv import winograd_pays
+
+
+def fused_conv2d(
+    like: nn.Conv2d, weight: Tensor, bias: Tensor | None, runtime: Runtime, joined: bool = False
+) -> FusedConv2d:
+    """The fastest of the classes below.
+
+    Args:
+        like: stride and padding
+        weight: (K, C, k, k)
+        bias: (K,), or nothing
+        runtime: device and number type
+        joined: a shortcut is added
+    """
+    outputs, inputs, kernel, _ = weight.shape
+    simple = like.stride == (1, 1)
+    kind = FusedConv2d
+    if _packs(runtime):
+        # oneDNN's matrix products are faster than its 1×1 convolutions, but cannot add in place.
+        kind = MatrixConv2d if simple and kernel == 1 and not joined else PackedConv2d
+        exact = runtime.dtype == torch.float32 and ops.own(weight.new_empty(0, device=runtime.device))
+        if simple and kernel == 3 and exact and winograd_pays(inputs, outputs):
+            kind = WinogradConv2d
+    weight = weight.detach().to(runtime.device, runtime.dtype, memory_format=torch.channels_last)
+    return kind(like, weight, None if bias is None else bias.detach().to(runtime.device, runtime.dtype))
+
+
+def _packs(runtime: Runtime) -> bool:
+    """Whether oneDNN, of which inductor makes the same use, serves this processor and number type."""
+    if runtime.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if runtime.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return runtime.dtype == torch.float32
+
+
+class FusedConv2d(nn.Module):
+    """By torch's own convolution, on any device."""
+
+    def __init__(self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.stride, self.padding = list(like.stride), [side for side in like.padding if isinstance(side, int)]
+        self.dtype, self.bias = weight.dtype, bias
+        self.weight = self.pack(weight)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """(K, C, k, k) → the weights as `forward` wants them"""
+        return weight
+
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(N, C, H, W), and (N, K, ⌈H/stride⌉, ⌈W/stride⌉) to add, which is lost → ReLU(conv(x) + bias + added)"""
+        y = F.conv2d(x.to(self.dtype), self.weight, self.bias, self.stride, self.padding)
+        y = y if added is None else y.add_(added)
+        return y.relu_() if relu else y
+
+
+class PackedConv2d(FusedConv2d):
+    """By oneDNN, with weights in its own layout."""
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """As in FusedConv2d."""
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, self.stride)
+
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """As in FusedConv2d."""
+        x = x.to(self.dtype)
+        where = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
+        if added is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *where, "relu" if relu else "none", [], "")
+        after = "relu" if relu else None
+        return torch.ops.mkldnn._convolution_pointwise_(added, x, *where, "add", 1.0, after, [], None)
+
+
+class MatrixConv2d(FusedConv2d):
+    """1×1 at stride 1, by oneDNN's matrix product; nothing can be added."""
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """As in FusedConv2d."""
+        return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1))
+
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """As in FusedConv2d."""
+        assert added is None
+        pixels = x.to(self.dtype).permute(0, 2, 3, 1)
+        after = "relu" if relu else "none"
+        y = torch.ops.mkldnn._linear_pointwise(pixels, self.weight, self.bias, after, [], "")
+        return y.permute(0, 3, 1, 2)
+
+
+class WinogradConv2d(FusedConv2d):
+    """3×3 at stride 1 in float32, by Winograd's algorithm."""
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """As in FusedConv2d."""
+        if self.bias is None:
+            self.bias = weight.new_zeros(len(weight))
+        return ops.winograd_weights(weight)
+
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """As in FusedConv2d."""
+        assert self.bias is not None
+        return ops.winograd(x.to(self.dtype), self.weight, self.bias, added, relu)
