@@ -98,6 +98,7 @@ def plot_errors(panels: Mapping[str, Mapping[str, Sequence[dict[str, float]]]], 
     He et al. 2015, Fig. 6.
     """
     figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    worst = 0.0  # of the networks' last test errors, which are all to be seen
     for axes, (title, networks) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
     ):
@@ -106,7 +107,9 @@ def plot_errors(panels: Mapping[str, Mapping[str, Sequence[dict[str, float]]]], 
             axes.plot(steps, [100 * error for error in errors], "--", color=f"C{number}", linewidth=0.8)
             steps, shares = _series(rows, "top1")
             axes.plot(steps, [100 - 100 * share for share in shares], color=f"C{number}", linewidth=2, label=label)
-        axes.set(title=title, ylabel="error (%): training dashed, test solid", ylim=(0, 60))
+            worst = max([worst, *(100 - 100 * share for share in shares[-1:])])
+        axes.set(title=title, ylabel="error (%): training dashed, test solid")
+    axes.set_ylim(0, min(100, 2 * worst) or 100)
     _finish(figure, path)
 
 

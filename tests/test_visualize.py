@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from resdet import visualize
 from resdet.data.images import read_image
 from resdet.types import Detections, Target
-from resdet.visualize import PALETTE, contact_sheet, draw_detections, draw_target, plot_detection, save_image
+from resdet.visualize import PALETTE, contact_sheet, draw_detections, draw_target, plot_detection, plot_errors, save_image
 
 CLASSES = tuple(f"class {number}" for number in range(15))
 GREY = 90
@@ -182,3 +182,14 @@ def test_speed_and_learning_rate_are_no_losses(tmp_path: Path, monkeypatch: pyte
     for axes in figures[0].axes:
         shown += [str(line.get_label()) for line in axes.lines]
     assert shown == ["loss", "rpn_cls", "val_loss", "mAP, VOC2007 11 points", "mAP, area under the curve"]
+
+
+@pytest.mark.parametrize("top1", [0.05, 0.28, 0.95])
+def test_the_curve_of_the_worst_network_is_in_sight(tmp_path: Path, top1: float) -> None:
+    """Whatever its error: it is the second one, in matplotlib's orange, and without a training error."""
+    rows = [{"step": step, "error": 0.1, "top1": 0.9} for step in (1, 2, 3)]
+    worse = [{"step": step, "top1": top1} for step in (1, 2, 3)]
+    plot_errors({"plain": {"20": rows, "56": worse}, "residual": {"20": rows}}, tmp_path / "errors.png")
+    picture = read_image(tmp_path / "errors.png")
+    orange = (picture == (255, 127, 14)).all(2)
+    assert orange[:, : picture.shape[1] // 2].sum(1).max() > 200, "a level line as wide as half of a panel"
