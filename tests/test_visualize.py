@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 from resdet import visualize
 from resdet.data.images import read_image
 from resdet.types import Detections, Target
-from resdet.visualize import PALETTE, contact_sheet, draw_detections, draw_target, plot_detection, plot_errors, save_image
+from resdet.visualize import (
+    PALETTE,
+    contact_sheet,
+    draw_detections,
+    draw_target,
+    plot_detection,
+    plot_errors,
+    save_image,
+)
 
 CLASSES = tuple(f"class {number}" for number in range(15))
 GREY = 90
