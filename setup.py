@@ -41,23 +41,32 @@ def extensions() -> tuple[list, dict]:
                     wanted = [other for other in wanted if other is not extension]
             self.extensions = wanted
 
-    def extension(device: str, kind: type, sources: list[Path], flags: object, macros: list) -> object:
+    def extension(device: str, kind: type, sources: list[Path], **options: object) -> object:
         return kind(
             f"resdet.ops._{device}",
             sorted(map(str, sources)),
-            define_macros=MACROS + macros,
-            extra_compile_args=flags,
+            define_macros=MACROS + options.pop("macros", []),
             py_limited_api=True,
+            **options,
         )
 
     flags = ["-O3", "-std=c++17"]
     sources = [CSRC / "library.cpp", *CSRC.glob("cpu/*.cpp")]
-    found = [extension("cpu", torch_build.CppExtension, sources, flags, [])]
-    toolkit = torch.version.cuda and torch_build.CUDA_HOME and (Path(torch_build.CUDA_HOME) / "bin/nvcc").exists()
-    if toolkit and (torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST")):
-        both = {"cxx": flags, "nvcc": flags}
+    found = [extension("cpu", torch_build.CppExtension, sources, extra_compile_args=flags)]
+    nvcc = Path(torch_build.CUDA_HOME or "", "bin", "nvcc").resolve()
+    wanted = torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if torch.version.cuda and torch_build.CUDA_HOME and nvcc.exists() and wanted:
         found.append(
-            extension("cuda", torch_build.CUDAExtension, [*CSRC.glob("cuda/*.cu")], both, [("USE_CUDA", None)])
+            extension(
+                "cuda",
+                torch_build.CUDAExtension,
+                [*CSRC.glob("cuda/*.cu")],
+                macros=[("USE_CUDA", None)],
+                extra_compile_args={"cxx": flags, "nvcc": flags},
+                library_dirs=[
+                    str(nvcc.parents[1] / "lib")
+                ],  # a toolkit that a package manager installed has no lib64
+            )
         )
     return found, {"build_ext": BuildWhatWorks}
 

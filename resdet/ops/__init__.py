@@ -214,7 +214,7 @@ def has_tiles() -> bool:
 
 
 def own(x: Tensor) -> bool:
-    """Whether our own kernels normalise this tensor."""
+    """Whether our own kernels for the layers of networks serve this tensor."""
     return x.device.type == "cpu" and _served(x) and x.dtype in library.TYPES["cpu"]
 
 

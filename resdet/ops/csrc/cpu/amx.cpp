@@ -18,9 +18,9 @@ namespace {
 
 constexpr int64_t kSlack = 2 * kPairs;  // pixels beyond the end of a strip that a tile may read
 
-// Tiles 0 to 2 hold sums, 5 the factor that they have in common, 6 the other ones in turn. Two threads of a processor that both multiply
-// share its store of tiles: a loop that names five of the eight runs up to twice as fast there as one that names all,
-// and three sums hide the delay of each other nearly as well as four.
+// Tiles 0 to 2 hold sums, 5 the factor that they have in common, 6 the other ones in turn. Two threads of a processor
+// that both multiply share its store of tiles: a loop that names five of the eight runs up to twice as fast there as one
+// that names all, and three sums hide the delay of each other nearly as well as four.
 
 constexpr int kSums = 3;
 
@@ -324,7 +324,7 @@ RESDET_TARGET void pack(const Grid& grid, const float* weights, int64_t outputs,
 }
 
 // Elements of bfloat16 that the places of so many rows may take.
-int64_t places_size(const Grid& grid, int64_t rows, int64_t stride) {
+static int64_t places_size(const Grid& grid, int64_t rows, int64_t stride) {
   const int64_t row = round_up(grid.pitch(), kTile * stride) + kTile;
   return (rows * row / kTile + 1) * int64_t(sizeof(Place)) / 2;
 }

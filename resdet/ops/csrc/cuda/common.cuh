@@ -2,11 +2,11 @@
 
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 
@@ -25,9 +25,9 @@ void dispatch(torch::headeronly::ScalarType type, const F& run) {
     case ScalarType::Double:
       return run(double(), double());
     case ScalarType::Half:
-      return run(__half(), float());
+      return run(c10::Half(), float());
     case ScalarType::BFloat16:
-      return run(__nv_bfloat16(), float());
+      return run(c10::BFloat16(), float());
     default:
       STD_TORCH_CHECK(false, "resdet's operators take float16, bfloat16, float32 or float64 on a GPU.");
   }
