@@ -170,6 +170,9 @@ def test_a_folder_trains_an_imagenet_network_that_a_detector_takes_over(
     recalibrated, last = (load_model(run / f"{n}.safetensors", ClsConfig).weights for n in ("model", "last"))
     mean = "network.conv5_x.1.norm2.running_mean"
     assert not torch.allclose(recalibrated[mean], last[mean])
+    figures = json.loads((run / "metrics.json").read_text())
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert figures["val_loss"] not in [row.get("val_loss") for row in logged], "of the weights before"
 
     for views in ("1-crop", "10-crop", "dense"):
         arguments = ("--test.views", views, "--test.scales", 36, 64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from resdet.data.build_cls import (
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import ModelFile, load_model, save_model, write_text
 from resdet.engine.log import read_metrics
-from resdet.engine.loop import fit
+from resdet.engine.loop import fit, write_figures
 from resdet.engine.runtime import Runtime, seed_everything
 from resdet.engine.start import start_classifier
 from resdet.evaluation.classification import accuracies, cross_entropy, predict_probabilities
@@ -95,7 +95,11 @@ def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:
         resume=resume,
     )
     if config.test.recalibrate:
-        recalibrate_best(model, training, config, runtime, folder, save)
+        step = recalibrate_best(model, training, config, runtime, folder)
+        figures = evaluate(model)
+        if runtime.is_main:
+            save(model, folder / "model.safetensors", step)
+            write_figures(folder, step, figures)
     if runtime.is_main:
         plot_classification(read_metrics(folder / "metrics.jsonl"), folder / "curves.png")
     say(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
@@ -109,15 +113,11 @@ def to_device(batch: ClsBatch, device: torch.device) -> tuple[Tensor, Tensor, Cr
     return batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True), crop
 
 
-def recalibrate_best(
-    model: Classifier,
-    training: Images,
-    config: ClsConfig,
-    runtime: Runtime,
-    folder: Path,
-    save: Callable[[nn.Module, Path, int], None],
-) -> None:
-    """Write the best model again with true averages as batch-norm statistics (He et al. 2015, appendix A)."""
+def recalibrate_best(model: Classifier, training: Images, config: ClsConfig, runtime: Runtime, folder: Path) -> int:
+    """Give `model` the best weights of the run, with true averages as batch-norm statistics → their step.
+
+    He et al. 2015, appendix A.
+    """
     file = runtimes.from_main(lambda: load_model(folder, ClsConfig))
     load_strictly(model, file.weights, str(folder))
     parts = max(1, config.test.recalibrate // config.solver.batch_size) * config.solver.accumulate
@@ -129,5 +129,4 @@ def recalibrate_best(
 
     with runtime.autocast():
         recalibrate(model, inputs())
-    if runtime.is_main:
-        save(model, folder / "model.safetensors", file.step)
+    return file.step

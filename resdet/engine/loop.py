@@ -175,4 +175,9 @@ def _evaluate(
     save_model(state.evaluated, folder / "last.safetensors", step)
     if better:
         save_model(state.evaluated, folder / "model.safetensors", step)
-        write_text(folder / "metrics.json", json.dumps({"step": step, **figures}, indent=2) + "\n")
+        write_figures(folder, step, figures)
+
+
+def write_figures(folder: Path, step: int, figures: Mapping[str, float]) -> None:
+    """Write metrics.json: what the best model of the run reaches, and after how many steps it was found."""
+    write_text(folder / "metrics.json", json.dumps({"step": step, **figures}, indent=2) + "\n")
