@@ -1,0 +1,87 @@
+"""Seconds of a detector's training step with our operators, against the same step with torchvision's.
+
+    python benchmarks/training_step.py
+    python benchmarks/training_step.py --depths 101 --rounds 9
+
+One 600×1000 image with eight objects, 128 regions, RoI align 14×14, frozen norms, bfloat16 where the processor has
+it. The two take turns; medians, the median of the ratios, and the share of the RoI operators in our step are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from resdet.config import DetConfig
+from resdet.detection.faster_rcnn import build_faster_rcnn
+from resdet.engine import runtime as runtimes
+from resdet.engine.runtime import Runtime
+from resdet.ops import library
+from resdet.types import Target
+
+OPERATORS = ("resdet::roi_align", "resdet::roi_align_backward", "resdet::nms")
+
+
+def make_step(depth: int, runtime: Runtime) -> Callable[[], None]:
+    """A training step of a fresh detector, the same one each time."""
+    torch.manual_seed(0)
+    config = DetConfig()
+    model = replace(config.model, depth=depth, pooling="align", pool_size=14, conv5_stride=2)
+    network = build_faster_rcnn(replace(config, model=model), 20).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9)
+    images, sizes = torch.randint(0, 256, (1, 3, 600, 1000), dtype=torch.uint8), torch.tensor([[600, 1000]])
+    boxes = torch.rand(8, 4) * 300
+    boxes[:, 2:] += boxes[:, :2] + 60
+    target = Target(boxes, torch.randint(0, 20, (8,)), torch.zeros(8, dtype=torch.bool))
+
+    def step() -> None:
+        torch.manual_seed(1)
+        with runtime.autocast():
+            losses = network(images, sizes, [target])
+        losses.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    """Print a line for each depth."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depths", type=int, nargs="+", default=[18, 50])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    runtime = runtimes.start("cpu", "auto")
+    own = set(library.DEVICES)
+    for depth in options.depths:
+        step = make_step(depth, runtime)
+        step()
+        times: list[list[float]] = [[], []]
+        for _ in range(options.rounds):
+            for seconds, devices in zip(times, (own, set()), strict=True):
+                library.DEVICES.clear()
+                library.DEVICES.update(devices)
+                started = time.perf_counter()
+                step()
+                seconds.append(time.perf_counter() - started)
+        library.DEVICES.update(own)
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            step()
+        spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+        share = sum(spent.get(name, 0) for name in OPERATORS) / sum(spent.values())
+        ours, theirs = (statistics.median(seconds) for seconds in times)
+        ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
+        print(
+            f"ResNet-{depth}, {runtime.dtype}, {torch.get_num_threads()} threads: {ours:.2f} s, with torchvision's "
+            f"operators {theirs:.2f} s, ratio {ratio:.2f}; RoI operators and NMS {100 * share:.1f} % of our step"
+        )
+
+
+if __name__ == "__main__":
+    main()
