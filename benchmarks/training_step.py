@@ -4,7 +4,7 @@
     python benchmarks/training_step.py --depths 101 --rounds 9
 
 One 600×1000 image with eight objects, 128 regions, RoI align 14×14, frozen norms, bfloat16 where the processor has
-it. The two take turns; medians, the median of the ratios, and the share of the RoI operators in our step are printed.
+it. The two take turns; medians, the median of the ratios, and the share of the RoI operators in our step are shown.
 """
 
 from __future__ import annotations
