@@ -63,9 +63,7 @@ def extensions() -> tuple[list, dict]:
                 [*CSRC.glob("cuda/*.cu")],
                 macros=[("USE_CUDA", None)],
                 extra_compile_args={"cxx": flags, "nvcc": flags},
-                library_dirs=[
-                    str(nvcc.parents[1] / "lib")
-                ],  # a toolkit that a package manager installed has no lib64
+                library_dirs=[str(nvcc.parents[1] / "lib")],  # some toolkits have no lib64
             )
         )
     return found, {"build_ext": BuildWhatWorks}

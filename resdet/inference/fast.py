@@ -124,7 +124,7 @@ class FastHead(nn.Module):
 
     def __init__(self, head: RoIHead, runtime: Runtime) -> None:
         super().__init__()
-        self.pool, self.num_classes = head.pool, head.num_classes
+        self.num_classes = head.num_classes
         self.classify, self.regress = head.classify, head.regress
         first: Any
         first, *rest = head.conv5_x.children()
@@ -140,7 +140,7 @@ class FastHead(nn.Module):
     def forward(self, features: Tensor, rois: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """As `RoIHead`: (N, channels, h, w), (R, 4), (R,) → class logits (R, C + 1) and deltas (R, C, 4)"""
         maps = self.start.maps(features)
-        chunks = -(-len(rois) // REGIONS_AT_A_TIME) or 1 if self.on_cpu else 1
+        chunks = max(1, -(-len(rois) // REGIONS_AT_A_TIME)) if self.on_cpu else 1
         vectors = [features.new_empty(0, self.classify.in_features, dtype=torch.float32)]
         for some, images in zip(rois.tensor_split(chunks), image_index.tensor_split(chunks), strict=True):
             if len(some):
