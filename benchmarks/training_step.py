@@ -1,10 +1,10 @@
-"""Seconds of a detector's training step with our operators, against the same step with torchvision's.
+"""Seconds of a detector's training step, against pooling first, and against torchvision's operators.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --depths 101 --rounds 9
 
 One 600×1000 image with eight objects, 128 regions, RoI align 14×14, frozen norms, bfloat16 where the processor has
-it. The two take turns; medians, the median of the ratios, and the share of the RoI operators in our step are shown.
+it. The three take turns; medians, medians of the ratios, and the share of the RoI operators in our step are shown.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from resdet.types import Target
 OPERATORS = ("resdet::roi_align", "resdet::roi_align_backward", "resdet::nms")
 
 
-def make_step(depth: int, runtime: Runtime) -> Callable[[], None]:
+def make_step(depth: int, runtime: Runtime, pool_first: bool) -> Callable[[], None]:
     """A training step of a fresh detector, the same one each time."""
     torch.manual_seed(0)
     config = DetConfig()
     model = replace(config.model, depth=depth, pooling="align", pool_size=14, conv5_stride=2)
     network = build_faster_rcnn(replace(config, model=model), 20).to(memory_format=torch.channels_last)
+    if pool_first:
+        network.head.commutes = lambda: False  # type: ignore[method-assign]
     optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9)
     images, sizes = torch.randint(0, 256, (1, 3, 600, 1000), dtype=torch.uint8), torch.tensor([[600, 1000]])
     boxes = torch.rand(8, 4) * 300
@@ -60,26 +62,34 @@ def main() -> None:
     runtime = runtimes.start("cpu", "auto")
     own = set(library.DEVICES)
     for depth in options.depths:
-        step = make_step(depth, runtime)
+        step, pool_first = make_step(depth, runtime, False), make_step(depth, runtime, True)
+        variants: tuple[tuple[Callable[[], None], set[str]], ...] = (
+            (step, own),
+            (pool_first, own),
+            (pool_first, set()),
+        )
         step()
-        times: list[list[float]] = [[], []]
+        times: list[list[float]] = [[], [], []]
         for _ in range(options.rounds):
-            for seconds, devices in zip(times, (own, set()), strict=True):
+            for seconds, (variant, devices) in zip(times, variants, strict=True):
                 library.DEVICES.clear()
                 library.DEVICES.update(devices)
                 started = time.perf_counter()
-                step()
+                variant()
                 seconds.append(time.perf_counter() - started)
         library.DEVICES.update(own)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             step()
         spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
         share = sum(spent.get(name, 0) for name in OPERATORS) / sum(spent.values())
-        ours, theirs = (statistics.median(seconds) for seconds in times)
-        ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
+        ours, pooled, theirs = (statistics.median(seconds) for seconds in times)
+        against_pooled, against_theirs = (
+            statistics.median(b / a for a, b in zip(times[0], others, strict=True)) for others in times[1:]
+        )
         print(
-            f"ResNet-{depth}, {runtime.dtype}, {torch.get_num_threads()} threads: {ours:.2f} s, with torchvision's "
-            f"operators {theirs:.2f} s, ratio {ratio:.2f}; RoI operators and NMS {100 * share:.1f} % of our step"
+            f"ResNet-{depth}, {runtime.dtype}, {torch.get_num_threads()} threads: {ours:.2f} s; pooling first "
+            f"{pooled:.2f} s, ratio {against_pooled:.2f}; and torchvision's operators {theirs:.2f} s, ratio "
+            f"{against_theirs:.2f}; RoI operators and NMS {100 * share:.1f} % of our step"
         )
 
 

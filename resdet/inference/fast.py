@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resdet import ops
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.detection.roi_head import RoIHead
 from resdet.detection.rpn import RPN
@@ -128,9 +127,7 @@ class FastHead(nn.Module):
         self.classify, self.regress = head.classify, head.regress
         first: Any
         first, *rest = head.conv5_x.children()
-        bottleneck = isinstance(first, Bottleneck) and first.projects
-        linear = isinstance(head.pool, partial) and head.pool.func is ops.roi_align
-        if bottleneck and linear and folds(first.norm1):
+        if head.commutes() and folds(first.norm1):
             self.start: Start | HoistedStart = HoistedStart(first, head.pool, runtime)
         else:
             self.start = Start(first, head.pool)

@@ -1,11 +1,16 @@
 """resdet.detection.roi_head against torchvision's RoIHeads."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from resdet import ops
 from resdet.detection.roi_head import RoIHead, detect
+from resdet.nn.blocks import Bottleneck
+from resdet.nn.norm import FrozenBatchNorm2d
 
 CLASSES = 4
 SIZES = torch.tensor([[96, 128], [80, 112]])
@@ -80,7 +85,7 @@ def test_the_head_is_pooling_conv5_average_and_two_layers():
         seen.append((rois, image_index))
         return features[image_index]
 
-    head = RoIHead(pool, Mean(), 6, CLASSES)
+    head = RoIHead(pool, nn.Sequential(Mean()), 6, CLASSES)
     nn.init.normal_(head.classify.bias)
     nn.init.normal_(head.regress.bias)
     features, rois, image_index = torch.randn(2, 6, 3, 3), torch.rand(5, 4), torch.tensor([0, 0, 1, 1, 1])
@@ -90,3 +95,35 @@ def test_the_head_is_pooling_conv5_average_and_two_layers():
     torch.testing.assert_close(class_logits, vectors @ head.classify.weight.T + head.classify.bias)
     weight, bias = head.regress.weight.reshape(CLASSES, 4, 6), head.regress.bias.reshape(CLASSES, 4)
     torch.testing.assert_close(box_deltas, torch.einsum("rc,kdc->rkd", vectors, weight) + bias)
+
+
+@pytest.mark.parametrize("stride_in_1x1", [True, False])
+def test_training_convolves_before_pooling_and_nothing_changes(random_boxes, stride_in_1x1):
+    """Losses' gradients too; without gradients the head pools first."""
+    unit = Bottleneck(8, 4, 2, norm=FrozenBatchNorm2d, stride_in_1x1=stride_in_1x1)
+    for norm in (unit.norm1, unit.norm2, unit.norm3, unit.shortcut.norm):
+        norm.running_mean.normal_(0, 0.1)
+        norm.weight.data.uniform_(0.5, 1.5)
+        norm.bias.data.normal_()
+    pool = partial(ops.roi_align, size=6, scale=1 / 16)
+    head = RoIHead(pool, nn.Sequential(unit, Bottleneck(16, 4, 1, norm=FrozenBatchNorm2d)), 16, CLASSES).double()
+    features = torch.randn(2, 8, 6, 8, dtype=torch.float64, requires_grad=True)
+    rois, image_index = random_boxes(12, 96, 128, 8).double() * 1.2 - 8, torch.arange(12) % 2  # some outside
+
+    def outputs_and_gradients():
+        class_logits, box_deltas = head(features, rois, image_index)
+        inputs = [features, *(p for p in head.parameters() if p.requires_grad)]
+        return [class_logits, box_deltas, *torch.autograd.grad(class_logits.sin().sum() + box_deltas.sum(), inputs)]
+
+    results = []
+    for hoisted in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            calls = []
+            patch.setattr(head, "commutes", lambda calls=calls, hoisted=hoisted: calls.append(1) or hoisted)
+            results.append(outputs_and_gradients())
+            assert calls
+    assert head.commutes()
+    for hoisted, pooled in zip(*results, strict=True):
+        torch.testing.assert_close(hoisted, pooled, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(head(features, rois, image_index)[0], results[0][0])
