@@ -5,8 +5,7 @@ Arrays, not lists of objects: data workers are forked, and touching a Python obj
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +19,8 @@ class Annotations:
 
     classes: tuple[str, ...]
     """names in the order of the labels"""
+    category_ids: np.ndarray
+    """(C,) int64: the numbers of the classes in COCO's files; 1 to C where the format has none"""
     ids: np.ndarray
     """(M,) bytes: the identifier of each image in its data set"""
     files: np.ndarray
@@ -29,11 +30,13 @@ class Annotations:
     offsets: np.ndarray
     """(M + 1,) int64: boxes offsets[i] to offsets[i + 1] belong to image i"""
     boxes: np.ndarray
-    """(B, 4) float32, pixels"""
+    """(B, 4) float64, pixels, as annotated: a box may leave its image, but has some area inside"""
     labels: np.ndarray
     """(B,) int64"""
     difficult: np.ndarray
-    """(B,) bool"""
+    """(B,) bool: VOC's difficult objects, COCO's crowd regions"""
+    areas: np.ndarray
+    """(B,) float64, square pixels: of the masks if the files tell, else of the boxes (for COCO's size ranges)"""
     skipped: tuple[str, ...]
     """one sentence for each image or box that was left out"""
 
@@ -44,9 +47,31 @@ class Annotations:
         """All that is annotated in image `index`, in its own pixels."""
         own = slice(self.offsets[index], self.offsets[index + 1])
         return Target(
-            torch.from_numpy(self.boxes[own].copy()),
+            torch.from_numpy(self.boxes[own].astype(np.float32)),
             torch.from_numpy(self.labels[own].copy()),
             torch.from_numpy(self.difficult[own].copy()),
+        )
+
+    def without_empty(self) -> Annotations:
+        """Without the images in which nothing is annotated but difficult objects."""
+        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))  # (B,)
+        return self.select(np.unique(image[~self.difficult]))
+
+    def select(self, images: np.ndarray) -> Annotations:
+        """The images at these (n,) positions, in this order, and their boxes."""
+        counts = np.diff(self.offsets)[images]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        boxes = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
+        return replace(
+            self,
+            ids=self.ids[images],
+            files=self.files[images],
+            sizes=self.sizes[images],
+            offsets=offsets,
+            boxes=self.boxes[boxes],
+            labels=self.labels[boxes],
+            difficult=self.difficult[boxes],
+            areas=self.areas[boxes],
         )
 
     def file(self, index: int) -> str:
@@ -56,33 +81,3 @@ class Annotations:
     def id(self, index: int) -> str:
         """Identifier of image `index`."""
         return self.ids[index].decode()
-
-
-@dataclass
-class ImageRecord:
-    """One image as a reader found it."""
-
-    id: str
-    file: str
-    size: tuple[int, int]
-    """height, width"""
-    boxes: np.ndarray
-    """(G, 4) float32"""
-    names: list[str]
-    difficult: list[bool]
-
-
-def flatten(records: Sequence[ImageRecord], classes: tuple[str, ...], skipped: Sequence[str]) -> Annotations:
-    """Join records into arrays; every name in them must be among `classes`."""
-    label_of = {name: label for label, name in enumerate(classes)}
-    return Annotations(
-        classes=classes,
-        ids=np.array([record.id.encode() for record in records], dtype=bytes),
-        files=np.array([record.file.encode() for record in records], dtype=bytes),
-        sizes=np.array([record.size for record in records], dtype=np.int32).reshape(-1, 2),
-        offsets=np.cumsum([0, *(len(record.names) for record in records)], dtype=np.int64),
-        boxes=np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes for record in records)]),
-        labels=np.array([label_of[name] for record in records for name in record.names], dtype=np.int64),
-        difficult=np.array([flag for record in records for flag in record.difficult], dtype=bool),
-        skipped=tuple(skipped),
-    )

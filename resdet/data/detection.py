@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resdet.boxes import clip
 from resdet.data.annotations import Annotations
 from resdet.data.images import ImageError, read_image
 from resdet.data.loader import ImageDataset, Unreadable
@@ -54,6 +55,7 @@ class DetectionDataset(ImageDataset):
         if image.shape[:2] != tuple(self.annotations.sizes[index]):
             raise ImageError(f"{name} has changed its size since the annotations were read.")
         target = self.annotations.target(index)
+        target = target._replace(boxes=clip(target.boxes, *image.shape[:2]))
         if not self.difficult:
             easy = ~target.difficult
             target = Target(target.boxes[easy], target.labels[easy], target.difficult[easy])

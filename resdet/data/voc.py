@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -13,15 +11,12 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
-from resdet.data.annotations import Annotations, ImageRecord, flatten
+from resdet.data.annotations import Annotations
 from resdet.data.images import ImageError, probe_image
+from resdet.data.records import BadRecordError, ImageRecord, flatten, inside, read_records
 from resdet.errors import UserError, reason
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp")
-
-
-class BadRecordError(Exception):
-    """An image that is left out, and why."""
 
 
 def read_voc(
@@ -34,7 +29,7 @@ def read_voc(
 ) -> Annotations:
     """Read the images that `splits` lists.
 
-    Images with a broken annotation or a broken file are left out, boxes outside their image or without area too;
+    Images with a broken annotation or a broken file are left out, boxes without area inside their image too;
     `skipped` of the result says which and why.
 
     Args:
@@ -49,26 +44,11 @@ def read_voc(
     """
     root = Path(root)
     listed = [entry for split in splits.split("+") for entry in _list(root, split.strip(), source)]
-    skipped: list[str] = []
-    records = []
-    with ThreadPoolExecutor(4) as pool:
-        for outcome in pool.map(lambda entry: _read_record(*entry), listed):
-            if isinstance(outcome, BadRecordError):
-                skipped.append(str(outcome))
-            else:
-                record, dropped = outcome
-                records.append(record)
-                skipped.extend(dropped)
-    if not records:
-        raise UserError(f"No image of {root}, {splits}, can be used; the first trouble: {skipped[0]}")
+    records, skipped = read_records(lambda entry: _read_record(*entry), listed, f"{root}, {splits},")
     classes = classes or tuple(sorted({name for record in records for name in record.names}))
     if not classes:
         raise UserError(f"No object is annotated in {root}, {splits}: name the classes with data.classes.")
-    if len(set(classes)) < len(classes):
-        raise UserError(f"data.classes names a class twice: {', '.join(classes)}.")
-    for record in records:
-        _check_classes(record, classes, other_classes)
-    return flatten(records, classes, skipped)
+    return flatten(records, classes, skipped, other_classes)
 
 
 def _list(root: Path, split: str, source: str) -> list[tuple[Path, str]]:
@@ -93,19 +73,18 @@ def _list(root: Path, split: str, source: str) -> list[tuple[Path, str]]:
     return [(folder, image_id) for image_id in ids]
 
 
-def _read_record(folder: Path, image_id: str) -> tuple[ImageRecord, list[str]] | BadRecordError:
-    """One image and a sentence for each box that was dropped, or why the image is left out."""
+def _read_record(folder: Path, image_id: str) -> ImageRecord | BadRecordError:
+    """One image, or why it is left out."""
     xml = folder / "Annotations" / f"{image_id}.xml"
     try:
         file = _find_image(folder, image_id)
-        size = probe_image(file)
+        record = ImageRecord(image_id, str(file), probe_image(file), np.zeros((0, 4)), [], [], [])
         root = _parse(xml)
-        _check_size(root, xml, size)
-        names, boxes, difficult, dropped = _read_objects(root, xml, size)
+        _check_size(root, xml, record.size)
+        _read_objects(root, xml, record)
     except (BadRecordError, ImageError) as error:
         return BadRecordError(str(error))
-    array = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    return ImageRecord(image_id, str(file), size, array, names, difficult), dropped
+    return record
 
 
 def _find_image(folder: Path, image_id: str) -> Path:
@@ -141,12 +120,9 @@ def _check_size(root: Element, xml: Path, size: tuple[int, int]) -> None:
         )
 
 
-def _read_objects(
-    root: Element, xml: Path, size: tuple[int, int]
-) -> tuple[list[str], list[list[float]], list[bool], list[str]]:
-    """Names, boxes clipped to the image, difficult flags, and a sentence for each dropped box."""
-    height, width = size
-    names, boxes, difficult, dropped = [], [], [], []
+def _read_objects(root: Element, xml: Path, record: ImageRecord) -> None:
+    """Add the objects of an annotation to `record`."""
+    boxes = []
     for element in root.iter("object"):
         name = (element.findtext("name") or "").strip()
         try:
@@ -156,30 +132,13 @@ def _read_objects(
         if not all(map(math.isfinite, corners)):
             raise BadRecordError(f"{xml} has an object {name!r} without a bndbox of four numbers.")
         x1, y1, x2, y2 = corners
-        # VOC's corners are 1-based pixels, both inclusive.
-        x1, y1, x2, y2 = max(x1 - 1, 0.0), max(y1 - 1, 0.0), min(x2, width), min(y2, height)
+        box = [x1 - 1, y1 - 1, x2, y2]  # VOC's corners are 1-based pixels, both inclusive
         if not name:
             raise BadRecordError(f"{xml} has an object without a name.")
-        if not (x2 > x1 and y2 > y1):
-            dropped.append(f"{xml}: a box of {name!r} has no area inside the image and is left out.")
+        if not inside(box, record.size):
+            record.dropped.append(f"{xml}: a box of {name!r} has no area inside the image and is left out.")
             continue
-        names.append(name)
-        boxes.append([x1, y1, x2, y2])
-        difficult.append((element.findtext("difficult") or "0").strip() == "1")
-    return names, boxes, difficult, dropped
-
-
-def _check_classes(record: ImageRecord, classes: Iterable[str], other_classes: str) -> None:
-    """Refuse or remove, in place, the objects of other classes."""
-    known = set(classes)
-    unknown = [name for name in record.names if name not in known]
-    if unknown and other_classes == "error":
-        raise UserError(
-            f"{record.file} has an object of class {unknown[0]!r}, which is not among data.classes "
-            f"({', '.join(classes)}): add it there, or set --data.other-classes ignore."
-        )
-    if unknown:
-        keep = [i for i, name in enumerate(record.names) if name in known]
-        record.names = [record.names[i] for i in keep]
-        record.boxes = record.boxes[keep]
-        record.difficult = [record.difficult[i] for i in keep]
+        boxes.append(box)
+        record.names.append(name)
+        record.difficult.append((element.findtext("difficult") or "0").strip() == "1")
+    record.boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)

@@ -15,10 +15,11 @@ import torch
 
 from resdet.config import DataConfig, DetConfig, SolverConfig
 from resdet.data import build, detection, loader
-from resdet.data.annotations import Annotations, ImageRecord, flatten
+from resdet.data.annotations import Annotations
 from resdet.data.detection import DetectionDataset, Sample
 from resdet.data.images import ImageError, read_image
 from resdet.data.loader import Draw, TrainSampler, epoch_batches
+from resdet.data.records import ImageRecord, flatten
 from resdet.data.shapes import CLASSES
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
 from resdet.data.transforms import TrainTransform
@@ -183,8 +184,8 @@ def test_evaluation_sees_each_image_once(annotations: Annotations, world: int, b
 
 def test_difficult_objects_are_left_out_unless_asked_for() -> None:
     boxes = np.array([[0, 0, 9, 9], [1, 1, 9, 9], [2, 2, 9, 9]], np.float32)
-    record = ImageRecord("a", "a.jpg", (10, 10), boxes, ["x", "y", "x"], [True, False, True])
-    flat = flatten([record], ("x", "y"), [])
+    record = ImageRecord("a", "a.jpg", (10, 10), boxes, ["x", "y", "x"], [True, False, True], [])
+    flat = flatten([record], ("x", "y"), [], "error")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "read_image", lambda path: np.zeros((10, 10, 3), np.uint8))
         for difficult, labels in ((False, [1]), (True, [0, 1, 0])):
@@ -192,6 +193,36 @@ def test_difficult_objects_are_left_out_unless_asked_for() -> None:
             sample = data[Draw(0, 0)]
             assert isinstance(sample, Sample) and sample.target.labels.tolist() == labels
             assert len(sample.target.boxes) == len(sample.target.difficult) == len(labels)
+
+
+def test_boxes_are_clipped_to_their_image() -> None:
+    record = ImageRecord("a", "a.jpg", (10, 20), np.array([[-3.0, 2, 25, 12]]), ["x"], [False], [])
+    flat = flatten([record], ("x",), [], "error")
+    assert flat.target(0).boxes.tolist() == [[-3, 2, 25, 12]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detection, "read_image", lambda path: np.zeros((10, 20, 3), np.uint8))
+        data = DetectionDataset(flat, ValTransform(10, 20), difficult=False, unreadable="refuse")
+        assert data[Draw(0, 0)].target.boxes.tolist() == [[0, 2, 20, 10]]
+
+
+def test_images_are_selected_with_their_boxes() -> None:
+    def record(name: str, difficult: list[bool]) -> ImageRecord:
+        boxes = np.arange(4.0) + 10 * np.arange(len(difficult))[:, None] + [0, 0, 5, 5]
+        return ImageRecord(name, f"{name}.jpg", (50, 50), boxes, ["x"] * len(difficult), difficult, [])
+
+    flat = flatten(
+        [record("a", [False, True]), record("b", []), record("c", [True]), record("d", [False])],
+        ("x",),
+        [],
+        "error",
+    )
+    chosen = flat.select(np.array([3, 0]))
+    assert [chosen.id(index) for index in range(len(chosen))] == ["d", "a"]
+    for index, original in enumerate([3, 0]):
+        assert torch.equal(chosen.target(index).boxes, flat.target(original).boxes)
+        assert torch.equal(chosen.target(index).difficult, flat.target(original).difficult)
+    assert chosen.offsets.tolist() == [0, 1, 3] and chosen.areas.tolist() == [49, 49, 49]
+    assert [flat.without_empty().id(index) for index in range(2)] == ["a", "d"]
 
 
 def test_collate_pads_with_zeros_and_keeps_sizes() -> None:

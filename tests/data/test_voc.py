@@ -86,7 +86,7 @@ def test_the_arrays_hold_what_the_files_say(voc: VocFolder) -> None:
     assert read.offsets.tolist() == [0, 2, 2, 3] and read.offsets.dtype == np.int64
     # 1-based and inclusive becomes continuous: only the first corner moves.
     expected = [[0, 0, WIDTH, HEIGHT], [10, 5, 30, 25], [1, 2, 4.5, 5]]
-    assert read.boxes.tolist() == expected and read.boxes.dtype == np.float32
+    assert read.boxes.tolist() == expected and read.boxes.dtype == np.float64
     assert read.labels.tolist() == [0, 1, 1] and read.labels.dtype == np.int64
     assert read.difficult.tolist() == [True, False, False] and read.difficult.dtype == bool
     assert read.sizes.tolist() == [[HEIGHT, WIDTH]] * 3
@@ -160,11 +160,11 @@ def test_a_size_that_says_nothing_is_accepted(voc: VocFolder, size: str) -> None
     assert voc.read().sizes.tolist() == [[HEIGHT, WIDTH]] and not voc.read().skipped
 
 
-def test_a_box_partly_outside_is_clipped(voc: VocFolder) -> None:
+def test_a_box_partly_outside_is_kept_as_annotated(voc: VocFolder) -> None:
     boxes = [(-5, -7, 20, 20), (0, 0, 20, 20), (50, 30, 1000, 41)]
     voc.add("a", xml([("cat", 0, box) for box in boxes]))
     read = voc.read()
-    assert read.boxes.tolist() == [[0, 0, 20, 20], [0, 0, 20, 20], [49, 29, WIDTH, HEIGHT]] and not read.skipped
+    assert read.boxes.tolist() == [[-6, -8, 20, 20], [-1, -1, 20, 20], [49, 29, 1000, 41]] and not read.skipped
 
 
 def test_parts_of_an_object_are_not_objects(voc: VocFolder) -> None:
