@@ -32,10 +32,12 @@ VOC_CLASSES = (
 class DataConfig:
     """Which images, and how they reach the network."""
 
+    format: Literal["voc", "coco", "yolo"] = "voc"
+    """of the data set's files (datasets/README.md)"""
     root: str = "datasets/VOCdevkit"
-    """folder of the data set, in VOC's layout; splits such as 2007_test are sought in its folder VOC2007"""
+    """folder of the data set"""
     train: str = "2007_trainval"
-    """training splits, joined by "+": 2007_trainval+2012_trainval, or a name of a list in ImageSets/Main"""
+    """training splits, joined by "+": 2007_trainval+2012_trainval, train2017, train"""
     val: str = "2007_test"
     """evaluation splits, written as those for training"""
     classes: tuple[str, ...] = VOC_CLASSES
@@ -43,7 +45,10 @@ class DataConfig:
     other_classes: Literal["error", "ignore"] = "error"
     """what to do about an object of a class that is not among `classes`"""
     difficult: bool = False
-    """train on objects marked difficult too (the papers do not; they never count in evaluation)"""
+    """train on VOC's difficult objects and COCO's crowd regions too (the papers do not; they never count in
+    evaluation)"""
+    empty_images: bool = True
+    """train on images in which nothing is annotated, too"""
     short_sides: tuple[int, ...] = (600,)
     """pixels; an image's shorter side in training, drawn anew each time if there are several (Fast R-CNN §4)"""
     test_short_side: int = 600

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from resdet.config import DataConfig, DetConfig
 from resdet.data.annotations import Annotations
 from resdet.data.detection import DetectionDataset
+from resdet.data.formats import FORMATS
 from resdet.data.loader import TrainSampler, test_batches, train_batches
 from resdet.data.transforms import TestTransform, TrainTransform
-from resdet.data.voc import read_voc
 from resdet.engine.runtime import Runtime
 from resdet.types import Batch
 
 
 def read_annotations(data: DataConfig, splits: str, classes: tuple[str, ...]) -> Annotations:
     """The images of `splits` and all that is annotated in them."""
-    return read_voc(data.root, splits, classes, other_classes=data.other_classes, source=data.source)
+    read = FORMATS[data.format].read
+    return read(data.root, splits, classes, other_classes=data.other_classes, source=data.source)
 
 
 def describe(annotations: Annotations, splits: str) -> str:
@@ -36,6 +37,7 @@ def with_skipped(line: str, kind: str, skipped: Sequence[str]) -> str:
 def training_batches(annotations: Annotations, config: DetConfig, runtime: Runtime, start: int) -> Iterator[Batch]:
     """This process's share of the batches of step `start` and of all later steps."""
     data, solver = config.data, config.solver
+    annotations = annotations if data.empty_images else annotations.without_empty()
     transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric)
     dataset = DetectionDataset(annotations, transform, difficult=data.difficult, unreadable="replace")
     sampler = TrainSampler(

@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
+from xml.sax.saxutils import escape
 
 import numpy as np
 from defusedxml import DefusedXmlException
@@ -142,3 +143,36 @@ def _read_objects(root: Element, xml: Path, record: ImageRecord) -> None:
         record.names.append(name)
         record.difficult.append((element.findtext("difficult") or "0").strip() == "1")
     record.boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+# The writer
+
+
+def write_voc(annotations: Annotations, root: Path, split: str) -> list[Path]:
+    """Write ``Annotations/NAME.xml`` and ``ImageSets/Main/SPLIT.txt`` below `root`; returns the images' places.
+
+    Corners are whole numbers where they are such, and decimals elsewhere, which VOC's own tools would cut.
+    """
+    lists = root / "ImageSets" / "Main"
+    for folder in (root / "Annotations", lists):
+        folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for index in range(len(annotations)):
+        name = Path(annotations.file(index)).name
+        own = slice(*annotations.offsets[index : index + 2])
+        rows = (annotations.labels[own], annotations.boxes[own] + [1, 1, 0, 0], annotations.difficult[own])
+        objects = "".join(
+            f"<object><name>{escape(annotations.classes[label])}</name><difficult>{difficult:d}</difficult><bndbox>"
+            + "".join(f"<{k}>{v:.12g}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            + "</bndbox></object>\n"
+            for label, box, difficult in zip(*(row.tolist() for row in rows), strict=True)
+        )
+        height, width = annotations.sizes[index]
+        (root / "Annotations" / name).with_suffix(".xml").write_text(
+            f"<annotation>\n<filename>{escape(name)}</filename>\n"
+            f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n{objects}</annotation>\n",
+            encoding="utf-8",
+        )
+        images.append(root / "JPEGImages" / name)
+    (lists / f"{split}.txt").write_text("".join(f"{image.stem}\n" for image in images), encoding="utf-8")
+    return images

@@ -1,0 +1,143 @@
+"""Reading YOLO's text files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from resdet.data.annotations import Annotations
+from resdet.data.yolo import label_file, read_yolo
+
+HEIGHT, WIDTH = 40, 60
+
+
+class YoloFolder:
+    """A data set that a test writes file by file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.description("names: [cat, dog]")
+
+    def description(self, text: str) -> None:
+        """Its data.yaml."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "data.yaml").write_text(text)
+
+    def add(self, name: str, labels: str | None, folder: str = "images/train") -> None:
+        """An image and its text file."""
+        image = self.root / folder / f"{name}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(cv2.imencode(".png", np.zeros((HEIGHT, WIDTH), np.uint8))[1].tobytes())
+        if labels is not None:
+            label_file(image).parent.mkdir(parents=True, exist_ok=True)
+            label_file(image).write_text(labels)
+
+    def read(self, splits: str = "train", classes: tuple[str, ...] = (), **options: Any) -> Annotations:
+        """A split of it."""
+        return read_yolo(self.root, splits, classes, **options)
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> YoloFolder:
+    """A data set without images."""
+    return YoloFolder(tmp_path / "images" / "set")  # an "images" above the data set misleads nobody
+
+
+def test_the_arrays_hold_what_the_files_say(yolo: YoloFolder) -> None:
+    yolo.add("b", "1 0.5 0.5 1 1\n\n0 0.25 0.25 0.1 0.2\n")
+    yolo.add("a", None)
+    yolo.add("c", "0 0.1 0.2 0.5 0.25 0.3 0.75")
+    read = yolo.read()
+    assert read.classes == ("cat", "dog") and read.category_ids.tolist() == [1, 2] and not read.skipped
+    assert [read.id(index) for index in range(3)] == ["a", "b", "c"] and read.offsets.tolist() == [0, 0, 2, 3]
+    expected = [[0, 0, WIDTH, HEIGHT], [12, 6, 18, 14], [6, 8, 30, 30]]
+    np.testing.assert_allclose(read.boxes, expected, atol=1e-9)
+    assert read.labels.tolist() == [1, 0, 0] and not read.difficult.any()
+
+
+@pytest.mark.parametrize(
+    ("description", "folder"),
+    [
+        ("names: {0: cat, 1: dog}", "images/train"),
+        ("names: [cat, dog]\ntrain: pictures/images/first", "pictures/images/first"),
+        ("names: [cat, dog]\ntrain: ../train/images", "train/images"),
+        ("names: [cat, dog]\npath: ../datasets/set\ntrain: images/train", "images/train"),
+        ("names: [cat, dog]\ntrain: [images/one, images/two]", "images/two"),
+        ("names: [cat, dog]", "train/images"),
+        ("names: [cat, dog]\ntrain: list.txt", "images/far"),
+    ],
+)
+def test_usual_places(yolo: YoloFolder, description: str, folder: str) -> None:
+    yolo.description(description)
+    (yolo.root / "images/one").mkdir(parents=True)
+    yolo.add("a", "0 0.5 0.5 0.5 0.5", folder)
+    (yolo.root / "list.txt").write_text("./images/far/a.png\n\n")
+    read = yolo.read()
+    assert len(read) == 1 and read.classes == ("cat", "dog") and len(read.boxes) == 1
+
+
+def test_names_from_a_text_file(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    (yolo.root / "data.yaml").unlink()
+    yolo.add("a", "1 0.5 0.5 0.5 0.5")
+    with refuses(yolo.root, "data.yaml", "names"):
+        yolo.read()
+    (yolo.root / "classes.txt").write_text("cat\nbig dog\n")
+    assert yolo.read().classes == ("cat", "big dog")
+
+
+def test_classes_in_another_order(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    yolo.add("a", "1 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5")
+    assert yolo.read(classes=("dog", "cat")).labels.tolist() == [0, 1]
+    with refuses("'cat'", "other-classes"):
+        yolo.read(classes=("dog",))
+    assert yolo.read(classes=("dog",), other_classes="ignore").labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("0 0.5 0.5 0.5", "class x y width height"),
+        ("0 0.5 0.5 0.5 0.5 0.9", "class x y width height"),
+        ("cat 0.5 0.5 0.5 0.5", "class x y width height"),
+        ("0 0.5 0.5 0.5 nan", "class x y width height"),
+        ("2 0.5 0.5 0.5 0.5", "class 2"),
+        ("-1 0.5 0.5 0.5 0.5", "class -1"),
+        ("0.5 0.5 0.5 0.5 0.5", "class 0.5"),
+        ("0 30 20 10 10", "shares"),
+    ],
+)
+def test_an_image_with_a_broken_line_is_left_out(yolo: YoloFolder, line: str, word: str, assert_sentence) -> None:
+    yolo.add("bad", f"0 0.5 0.5 0.5 0.5\n{line}\n")
+    yolo.add("good", "")
+    read = yolo.read()
+    assert [read.id(0)] == ["good"] and len(read) == 1
+    assert_sentence(read.skipped[0], "bad.txt, line 2", word)
+
+
+def test_a_box_without_area_is_left_out(yolo: YoloFolder, assert_sentence: Callable[..., None]) -> None:
+    yolo.add("a", "0 0.5 0.5 0 0.5\n0 1.4 0.5 0.1 0.1\n1 0 0 0.5 0.5")
+    read = yolo.read()
+    assert read.boxes.tolist() == [[-15, -10, 15, 10]] and len(read.skipped) == 2
+    assert_sentence(read.skipped[0], "a.txt, line 1", "no area")
+
+
+def test_what_is_missing(yolo: YoloFolder, refuses: Callable[..., Any], tmp_path: Path) -> None:
+    with refuses(tmp_path / "no", "ask Anna"):
+        read_yolo(tmp_path / "no", "train", source="ask Anna")
+    with refuses("'train'", "images/train"):
+        yolo.read()
+    yolo.description("names: [cat]\ntrain: nowhere")
+    with refuses("nowhere", "data.yaml"):
+        yolo.read()
+    yolo.description("names: [cat\n")
+    with refuses("data.yaml", "YAML"):
+        yolo.read()
+    yolo.description("names: [cat]")
+    (yolo.root / "images/train").mkdir(parents=True)
+    with refuses("no image", "images/train"):
+        yolo.read()
