@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ PALETTE = (
     *((230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 190, 190)),
     *((240, 50, 230), (170, 110, 40), (128, 128, 0), (0, 0, 128), (255, 190, 0), (128, 0, 0)),
 )
+MOST_BARS = 40  # classes of a histogram
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -40,6 +43,18 @@ def draw_target(image: np.ndarray, target: Target, classes: Sequence[str]) -> np
     scale = max(0.4, min(canvas.shape[:2]) / 1000)
     for box, label, difficult in zip(*(t.tolist() for t in target), strict=True):
         _draw_box(canvas, box, PALETTE[label % len(PALETTE)], classes[label] + "?" * difficult, scale)
+    return canvas
+
+
+def draw_finding(image: np.ndarray, boxes: np.ndarray, text: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, (n, 4) → a copy with these boxes, also where they leave it, and what is wrong."""
+    beyond = max(0, *(-boxes[:, :2]).ravel(), *(boxes[:, 2:] - image.shape[1::-1]).ravel()) if len(boxes) else 0
+    margin = min(round(beyond), max(image.shape)) + 1
+    canvas = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+    scale = max(0.4, min(canvas.shape[:2]) / 1000)
+    for box in (boxes + margin).tolist():
+        _draw_box(canvas, box, PALETTE[0], "", scale)
+    _draw_box(canvas, (0, 0, 0, 0), (0, 0, 0), text, scale)
     return canvas
 
 
@@ -127,6 +142,28 @@ def plot_responses(deviations: Mapping[str, Sequence[float]], path: Path) -> Non
     original.set(title="Standard deviation of the layers' responses", ylabel="std")
     ranked.set(title="The same, sorted", ylabel="std")
     _finish(figure, path, "layer")
+
+
+def plot_data(splits: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Split → what `check_data` measured → a picture: objects of each class and of each size, for each split."""
+    figure = Figure(figsize=(12, 4 * len(splits)), layout="constrained")
+    for (left, right), (split, figures) in zip(
+        figure.subplots(len(splits), 2, squeeze=False), splits.items(), strict=True
+    ):
+        counts = sorted(figures["classes"].items(), key=lambda item: -item[1])[:MOST_BARS]
+        rest = len(figures["classes"]) - len(counts)
+        left.bar([name for name, _ in counts], [count for _, count in counts], color="C0")
+        left.tick_params(axis="x", labelrotation=90 if len(counts) > 8 else 0)
+        left.set(title=f"{split}: objects of a class" + (f", {rest} rarer classes left out" if rest else ""))
+        edges = list(figures["sizes"])
+        names = [f"{a}–{b}" for a, b in pairwise(edges)] + [f"{edges[-1]}–"]
+        right.bar(names, figures["sizes"].values(), color="C1")
+        right.set(title=f"{split}: sizes", xlabel="square root of the area, pixels of the resized image")
+    for axes in figure.axes:
+        axes.grid(alpha=0.3, axis="y")
+        axes.set_axisbelow(True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
 
 
 def _series(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:

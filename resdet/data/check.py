@@ -1,0 +1,143 @@
+"""What may be wrong with annotations: looked at without opening an image.
+
+Letters: M images, B boxes, A anchors at a cell, C classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from resdet.data.annotations import Annotations
+
+
+class Finding(NamedTuple):
+    """One thing that may be wrong."""
+
+    kind: str
+    """what it is; the same words for all of a kind"""
+    split: str
+    detail: str
+    """one sentence"""
+    image: int = -1
+    """position of the image it is in, −1 if in none"""
+    box: int = -1
+    """position of the box among all boxes of the split, −1 if it is none"""
+
+
+def check_annotations(splits: Mapping[str, Annotations]) -> list[Finding]:
+    """All that is to be found in the arrays of a data set's splits."""
+    found = [finding for split, annotations in splits.items() for finding in _check_split(split, annotations)]
+    names: dict[str, set[str]] = {}
+    for split, part in splits.items():
+        for index in range(len(part)):
+            names.setdefault(part.file(index), set()).add(split)
+    for file, owners in names.items():
+        if len(owners) > 1:
+            first = next(split for split in splits if split in owners)
+            found.append(Finding("image in two splits", first, f"{file} is in {' and '.join(sorted(owners))}."))
+    classes = next(iter(splits.values())).classes
+    counts = sum(np.bincount(part.labels, minlength=len(classes)) for part in splits.values())
+    for name, detail in odd_names(dict(zip(classes, np.asarray(counts).tolist(), strict=True))).items():
+        found.append(Finding("odd class name", "all", f"{name!r} {detail}."))
+    return found
+
+
+def _check_split(split: str, annotations: Annotations) -> list[Finding]:
+    found = [Finding("left out", split, sentence) for sentence in annotations.skipped]
+    files = Counter(annotations.files.tolist())
+    found += [
+        Finding("image listed twice", split, f"{file.decode()} is listed {count} times.")
+        for file, count in files.items()
+        if count > 1
+    ]
+    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))  # (B,)
+    beyond = _beyond(annotations, image)
+    for kind, boxes, how in (
+        ("box leaves its image", np.flatnonzero(beyond >= 1), lambda b: f"by {beyond[b]:.0f} pixels"),
+        ("box annotated twice", _repeated(annotations, image), lambda b: "again with the same class and corners"),
+    ):
+        for box in boxes.tolist():
+            name = annotations.classes[annotations.labels[box]]
+            sentence = f"{annotations.file(image[box])}: a box of {name!r}, {how(box)}."
+            found.append(Finding(kind, split, sentence, int(image[box]), box))
+    missing = np.flatnonzero(np.bincount(annotations.labels, minlength=len(annotations.classes)) == 0)
+    found += [
+        Finding("class without objects", split, f"{annotations.classes[label]!r} has no object in {split}.")
+        for label in missing
+    ]
+    return found
+
+
+def _beyond(annotations: Annotations, image: np.ndarray) -> np.ndarray:
+    """(B,) pixels by which each box leaves its image."""
+    size = annotations.sizes[image, ::-1]  # (B, 2) width, height
+    return np.maximum(-annotations.boxes[:, :2], annotations.boxes[:, 2:] - size).max(1, initial=0)
+
+
+def _repeated(annotations: Annotations, image: np.ndarray) -> np.ndarray:
+    """Positions of boxes of which an equal one with the same label is before in the same image."""
+    rows = np.column_stack([image, annotations.labels, annotations.boxes])
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return np.setdiff1d(np.arange(len(rows)), first)
+
+
+def odd_names(counts: Mapping[str, int]) -> dict[str, str]:
+    """Class → number of objects: the names that look like slips of the pen, and of what."""
+    odd = {}
+    for name in counts:
+        if name != " ".join(name.split()):
+            odd[name] = "has blanks that are easily overlooked"
+    for a, b in combinations(counts, 2):
+        rare, common = sorted((a, b), key=lambda name: (counts[name], name))
+        short, long = sorted(("".join(filter(str.isalnum, name.casefold())) for name in (rare, common)), key=len)
+        alike = SequenceMatcher(None, short, long).ratio() > 0.8 and 10 * counts[rare] < counts[common]
+        if short == long or (alike and len(short) > 3):
+            odd[rare] = f"({counts[rare]} objects) may be meant to be {common!r} ({counts[common]})"
+    return odd
+
+
+# Sizes and anchors
+
+
+def resized_boxes(annotations: Annotations, short_side: int, max_side: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 4) boxes in pixels of the resized images, and (B, 2) those images' heights and widths."""
+    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    sizes = annotations.sizes[image].astype(np.float64)
+    scale = np.minimum(short_side / sizes.min(1), max_side / sizes.max(1))[:, None]  # (B, 1)
+    return annotations.boxes * scale, sizes * scale
+
+
+def anchor_overlap(boxes: np.ndarray, sizes: np.ndarray, base: np.ndarray, stride: int) -> np.ndarray:
+    """The best overlap of each box with any anchor, whether it leaves the image or not.
+
+    Args:
+        boxes: (B, 4) pixels
+        sizes: (B, 2) heights and widths of their images
+        base: (A, 4) anchors around the origin
+        stride: pixels between cells, whose centres the anchors sit on
+
+    Returns:
+        (B,) intersection over union
+    """
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    last = np.ceil(sizes[:, ::-1] / stride) - 1  # (B, 2) the last column and row
+    cells = (
+        np.clip(np.floor(centers / stride), 0, np.maximum(last, 0)) + 0.5
+    ) * stride  # the nearest, as good as any
+    anchors = np.tile(cells, 2)[:, None] + base  # (B, A, 4)
+    overlap = np.minimum(boxes[:, None, 2:], anchors[..., 2:]) - np.maximum(boxes[:, None, :2], anchors[..., :2])
+    intersection = overlap.clip(0).prod(2)  # (B, A)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (base[:, 2:] - base[:, :2]).prod(1)
+    return (intersection / (areas - intersection)).max(1)
+
+
+def size_histogram(boxes: np.ndarray, edges: Sequence[float]) -> list[int]:
+    """(B, 4) → how many have a square root of the area from each edge to the next; the last has no end."""
+    root = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    return np.histogram(root, [*edges, np.inf])[0].tolist()

@@ -1,0 +1,202 @@
+"""What may be wrong with a data set, and what looks like it but is not."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from resdet.cli.check_data import main
+from resdet.data.annotations import Annotations
+from resdet.data.check import anchor_overlap, check_annotations, odd_names, resized_boxes, size_histogram
+from resdet.data.duplicates import fingerprint, twins
+from resdet.data.images import read_image
+from resdet.data.records import ImageRecord, flatten
+from resdet.data.shapes import draw
+from resdet.detection.anchors import base_anchors, grid_anchors
+
+
+def annotations(
+    boxes: list[list[float]], files: tuple[str, ...] = ("a.jpg",), skipped: tuple[str, ...] = ()
+) -> Annotations:
+    """All boxes in the first of some images of 100×50 pixels; of two classes, the second without objects."""
+    records = [ImageRecord("i", file, (50, 100), np.empty((0, 4)), [], [], []) for file in files]
+    records[0].boxes, records[0].names = np.array(boxes, float).reshape(-1, 4), ["cat"] * len(boxes)
+    records[0].difficult = [False] * len(boxes)
+    return flatten(records, ("cat", "zebra"), skipped, "error")
+
+
+# Annotations
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    record = ImageRecord(
+        "a", "a.jpg", (50, 100), np.array([[0.0, 0, 100, 50], [1, 2, 30, 40]]), ["cat", "dog"], [False] * 2, []
+    )
+    good = flatten([record], ("cat", "dog"), [], "error")
+    other = flatten([ImageRecord("b", "b.jpg", *record_fields(record))], ("cat", "dog"), [], "error")
+    assert check_annotations({"train": good, "val": other}) == []
+
+
+def record_fields(record: ImageRecord) -> tuple[Any, ...]:
+    """All but identifier and file."""
+    return record.size, record.boxes, record.names, record.difficult, record.dropped
+
+
+def test_each_kind_is_found_where_it_is() -> None:
+    boxes = [[0, 0, 10, 10], [-7, 0, 10, 10], [0, 0, 10, 10], [5, 5, 120.5, 50], [0, 0, 100.4, 50]]
+    train = annotations(boxes, ("a.jpg", "b.jpg", "b.jpg"), ("c.jpg is missing.",))
+    val = annotations([[1, 1, 5, 5]], ("d.jpg", "a.jpg"))
+    found = check_annotations({"train": train, "val": val})
+    assert [(f.kind, f.split, f.image, f.box) for f in found] == [
+        ("left out", "train", -1, -1),
+        ("image listed twice", "train", -1, -1),
+        ("box leaves its image", "train", 0, 1),
+        ("box leaves its image", "train", 0, 3),
+        ("box annotated twice", "train", 0, 2),
+        ("class without objects", "train", -1, -1),
+        ("class without objects", "val", -1, -1),
+        ("image in two splits", "train", -1, -1),
+    ]
+    assert "by 7 pixels" in found[2].detail and "by 20 pixels" in found[3].detail and "'cat'" in found[2].detail
+
+
+@pytest.mark.parametrize(
+    ("counts", "odd"),
+    [
+        ({"cat": 100, "dog": 90}, []),
+        ({"cat": 100, "Cat": 3}, ["Cat"]),
+        ({"traffic light": 5, "traffic_light": 80}, ["traffic light"]),
+        ({"person": 300, "persn": 2}, ["persn"]),
+        ({"person": 300, "parson": 250}, []),
+        ({"car": 300, "cat": 2}, []),
+        ({" cat": 5, "dog": 5}, [" cat"]),
+        ({"helmet": 100, "no helmet": 60}, []),
+    ],
+)
+def test_odd_names(counts: dict[str, int], odd: list[str]) -> None:
+    assert list(odd_names(counts)) == odd
+
+
+# Anchors and sizes
+
+
+def test_anchor_overlap_against_every_anchor_of_the_grid() -> None:
+    """The twin looks at all anchors; boxes at the borders, beyond them, and of all sizes."""
+    random, base = np.random.default_rng(0), base_anchors((16, 32, 64), (0.5, 1, 2)).double()
+    for _ in range(30):
+        height, width = random.integers(20, 150, 2).tolist()
+        centers, sides = random.uniform(-5, [width + 5, height + 5], (8, 2)), random.uniform(2, 120, (8, 2))
+        boxes = np.hstack([centers - sides / 2, centers + sides / 2])
+        grid = grid_anchors(base, math.ceil(height / 16), math.ceil(width / 16), 16).numpy()
+        expected = []
+        for x1, y1, x2, y2 in boxes:
+            best = 0.0
+            for a1, b1, a2, b2 in grid:
+                inside = max(0, min(x2, a2) - max(x1, a1)) * max(0, min(y2, b2) - max(y1, b1))
+                best = max(best, inside / ((x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - inside))
+            expected.append(best)
+        found = anchor_overlap(boxes, np.tile([height, width], (8, 1)), base.numpy(), 16)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_sizes_are_those_of_the_resized_images() -> None:
+    boxes, sizes = resized_boxes(annotations([[0, 0, 10, 20], [50, 0, 100, 50]]), 100, 150)
+    assert boxes.tolist() == [[0, 0, 15, 30], [75, 0, 150, 75]] and sizes.tolist() == [[75, 150]] * 2
+    assert size_histogram(boxes, (0, 16, 64)) == [0, 1, 1]
+
+
+# Pictures that are the same
+
+
+def test_twins_are_found_through_compression_and_size() -> None:
+    images = [cv2.cvtColor(draw(0, "train", index)[0], cv2.COLOR_BGR2RGB) for index in range(40)]
+    copies = []
+    for image in images[:10]:
+        poor = cv2.imdecode(cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, 70))[1], cv2.IMREAD_COLOR)
+        copies.append(cv2.resize(poor, None, fx=1.3, fy=1.3))
+    found = twins(np.array([fingerprint(image) for image in [*images, *copies]]))
+    assert set(found) <= {(index, 40 + index) for index in range(10)} and len(found) >= 9
+
+
+def test_twins_against_all_pairs() -> None:
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 2, (60, 256)).astype(bool)
+    for copy in range(30, 60):
+        bits[copy] = bits[copy - 30]
+        bits[copy, random.permutation(256)[: random.integers(0, 25)]] ^= True
+    differ = {
+        (a, b): sum(x != y for x, y in zip(bits[a], bits[b], strict=True))
+        for a in range(60)
+        for b in range(a + 1, 60)
+    }
+    found = twins(np.packbits(bits, axis=1).view(np.uint32))
+    assert {pair for pair, count in differ.items() if count < 8} <= set(found)
+    assert set(found) <= {pair for pair, count in differ.items() if count <= 15} and found == sorted(set(found))
+    assert 10 < len(found) <= 30
+    assert twins(np.empty((0, 8), np.uint32)) == []
+
+
+# The command
+
+
+@pytest.fixture
+def broken(shapes_root: Path, tmp_path: Path) -> Path:
+    """The tiny data set with one of everything."""
+    root = tmp_path / "broken"
+    shutil.copytree(shapes_root, root)
+    pictures, xml = root / "JPEGImages", root / "Annotations"
+    (pictures / "train_00000.jpg").write_bytes((pictures / "train_00000.jpg").read_bytes()[:-300] + b"\xff\xd9")
+    (pictures / "train_00001.jpg").unlink()
+    cv2.imwrite(
+        str(pictures / "val_00000.jpg"), cv2.cvtColor(read_image(pictures / "train_00002.jpg"), cv2.COLOR_RGB2BGR)
+    )
+    shutil.copy(xml / "train_00002.xml", xml / "val_00000.xml")
+    text = (xml / "train_00003.xml").read_text()
+    (xml / "train_00003.xml").write_text(text.replace("<xmin>", "<xmin>-9", 1))
+    return root
+
+
+def test_the_command_finds_names_and_draws(
+    broken: Path, recipe: Path, cli: Callable[..., Any], complains: Callable[..., None], tmp_path: Path
+) -> None:
+    status, out, _ = cli("check-data", recipe, "--data.root", broken)
+    assert status == 0, out
+    folder = tmp_path / "runs/tiny/data"
+    content = json.loads((folder / "report.json").read_text())
+    kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
+    assert "train_00001.jpg is missing" in kinds["left out"]
+    assert (
+        "train_00002.jpg" in kinds["same picture in two splits"]
+        and "val_00000.jpg" in kinds["same picture in two splits"]
+    )
+    assert "train_00003.jpg" in kinds["box leaves its image"]
+    for kind in kinds:
+        assert kind in out
+    assert content["splits"]["train"]["images"] == 5 and 0 <= content["splits"]["val"]["anchor_iou"]["0.5"] <= 1
+    for picture in ("histograms.png", "worst.png"):
+        assert read_image(folder / picture).std() > 5
+    complains(["check-data"], "recipe")
+
+
+def test_a_damaged_and_a_resized_image_are_found(
+    recipe: Path, shapes_root: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """In COCO's format sizes are believed until an image is opened."""
+    cli("convert-data", shapes_root, tmp_path / "coco", "--to", "coco")
+    images = tmp_path / "coco/train"
+    (images / "train_00000.jpg").write_bytes(b"no picture")
+    cv2.imwrite(str(images / "train_00001.jpg"), np.zeros((9, 9, 3), np.uint8))
+    status, _, _ = cli("check-data", recipe, "--data.format", "coco", "--data.root", tmp_path / "coco")
+    content = json.loads((tmp_path / "runs/tiny/data/report.json").read_text())
+    kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
+    assert status == 0 and "train_00000.jpg" in kinds["unreadable image"]
+    assert "train_00001.jpg has 9×9 pixels, not" in kinds["other size"]
+    assert main.__doc__
