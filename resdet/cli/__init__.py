@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from resdet.cli import detect, eval_cls, eval_det, study, train_cls, train_det
+from resdet.cli import convert_weights, detect, eval_cls, eval_det, study, train_cls, train_det
 from resdet.errors import UserError
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train-cls": train_cls.main,
     "eval-cls": eval_cls.main,
     "study": study.main,
+    "convert-weights": convert_weights.main,
 }
 
 
