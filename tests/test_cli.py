@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resdet.cli import COMMANDS, detect, eval_cls, run, study
+from resdet.cli import COMMANDS, convert_weights, detect, eval_cls, run, study
 from resdet.config import ClsConfig, DetConfig, load_config, to_dict
 from resdet.data.shapes import CLASSES
 
@@ -32,6 +32,7 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train_cls.py": lambda arguments: run.parse(arguments, ClsConfig, "train_cls"),
     "eval_cls.py": eval_cls.parse,
     "study.py": study.parse,
+    "convert_weights.py": convert_weights.parse,
 }
 DEMO = ("train_det.py", "eval_det.py", "detect.py")
 # What makes the demo small enough for a test.

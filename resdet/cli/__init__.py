@@ -8,7 +8,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from resdet.cli import check_data, convert_data, detect, eval_cls, eval_det, study, train_cls, train_det
+from resdet.cli import (
+    check_data,
+    convert_data,
+    convert_weights,
+    detect,
+    eval_cls,
+    eval_det,
+    new_recipe,
+    study,
+    train_cls,
+    train_det,
+)
 from resdet.errors import UserError
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -18,8 +29,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train-cls": train_cls.main,
     "eval-cls": eval_cls.main,
     "study": study.main,
+    "new-recipe": new_recipe.main,
     "check-data": check_data.main,
     "convert-data": convert_data.main,
+    "convert-weights": convert_weights.main,
 }
 
 

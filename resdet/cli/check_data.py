@@ -16,16 +16,17 @@ from rich.progress import track
 from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations
-from resdet.data.check import Finding, anchor_overlap, check_annotations, resized_boxes, size_histogram
+from resdet.data.check import Finding, anchor_overlap, check_annotations, resized_boxes, size_histogram, summary
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import ImageError, read_image
-from resdet.detection.anchors import base_anchors
+from resdet.detection.anchors import ANCHOR_OFFSETS, base_anchors
 from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
 from resdet.nn.resnet import Trunk
 from resdet.visualize import contact_sheet, draw_finding, plot_data, save_image
 
 SIZES = (0, 16, 32, 64, 128, 256, 512)  # pixels of the resized image; square roots of areas
+MANY = 100_000  # boxes that anchors are measured against
 WORST = 16  # pictures of the sheet
 SHOWN = 3  # sentences of a kind
 
@@ -91,7 +92,9 @@ def measure(splits: Mapping[str, Annotations], config: DetConfig) -> dict[str, A
     for split, part in splits.items():
         short_side = max(config.data.short_sides) if split == config.data.train else config.data.test_short_side
         boxes, sizes = resized_boxes(part, short_side, config.data.max_side)
-        overlap = anchor_overlap(boxes, sizes, base, Trunk.stride)
+        every = max(1, len(boxes) // MANY)
+        offset = ANCHOR_OFFSETS[config.model.anchor_center]
+        overlap = anchor_overlap(boxes[::every], sizes[::every], base, Trunk.stride, offset)
         counts = np.bincount(part.labels, minlength=len(part.classes))
         figures[split] = {
             "images": len(part),
@@ -124,11 +127,7 @@ def report(findings: Sequence[Finding], figures: Mapping[str, Mapping[str, Any]]
             + ", ".join(f"IoU {iou} with {100 * part:.1f} %" for iou, part in figure["anchor_iou"].items())
             + " of the objects"
         )
-    print("Nothing wrong was found." if not findings else f"{len(findings)} findings:")
-    for kind, count in Counter(finding.kind for finding in findings).most_common():
-        print(f"  {kind}: {count}")
-        for finding in [finding for finding in findings if finding.kind == kind][:SHOWN]:
-            print(f"    {finding.detail}")
+    print(summary(findings, SHOWN))
 
 
 def write(
@@ -146,7 +145,8 @@ def write(
         annotations = splits[finding.split]
         boxes = annotations.boxes[finding.box : finding.box + 1] if finding.box >= 0 else np.empty((0, 4))
         try:
-            pictures.append(draw_finding(read_image(annotations.file(finding.image)), boxes, finding.kind))
+            file = Path(annotations.file(finding.image))
+            pictures.append(draw_finding(read_image(file), boxes, f"{finding.kind}: {file.name}"))
         except ImageError:
             continue
     if pictures:

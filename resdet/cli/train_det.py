@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +11,9 @@ from torch import nn
 from resdet.cli.eval_det import score
 from resdet.cli.run import check, parse
 from resdet.config import DetConfig, to_dict
+from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations, training_batches, validation_batches
+from resdet.data.check import check_annotations, summary
 from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import ModelFile, save_model, write_text
@@ -44,6 +46,7 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     classes = training.classes
     say(describe(training, config.data.train))
     say(describe(validation, config.data.val))
+    say_findings(training, validation, config, say)
 
     seed_everything(config.seed)
     model = build_faster_rcnn(config, len(classes))
@@ -82,3 +85,13 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     if runtime.is_main:
         plot_detection(read_metrics(folder / "metrics.jsonl"), folder / "curves.png")
     say(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
+
+
+def say_findings(
+    training: Annotations, validation: Annotations, config: DetConfig, say: Callable[[str], None]
+) -> None:
+    """What `check_data` finds without opening images; what was left out has been told already."""
+    splits = {config.data.train: training, config.data.val: validation}
+    findings = [finding for finding in check_annotations(splits) if finding.kind != "left out"]
+    if findings:
+        say(f"{summary(findings, 1)}\n  (tools/check_data.py tells all, and opens the images too)")

@@ -13,6 +13,7 @@ from resdet.config.classification import (
     ClsTestConfig,
 )
 from resdet.config.detection import (
+    COCO_CLASSES,
     VOC_CLASSES,
     DataConfig,
     DetConfig,
@@ -21,10 +22,12 @@ from resdet.config.detection import (
     RPNConfig,
     TestConfig,
 )
+from resdet.config.detectron2 import detectron2_c4
 from resdet.config.files import from_dict, load_config, override, to_dict
 from resdet.config.solver import SolverConfig
 
 __all__ = [
+    "COCO_CLASSES",
     "VOC_CLASSES",
     "ClsConfig",
     "ClsDataConfig",
@@ -39,6 +42,7 @@ __all__ = [
     "SolverConfig",
     "TestConfig",
     "cifar10",
+    "detectron2_c4",
     "from_dict",
     "load_config",
     "override",

@@ -26,6 +26,18 @@ VOC_CLASSES = (
         "tvmonitor",
     ),
 )
+# The 80 of COCO, in the order of its category ids.
+COCO_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
+    *("fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow"),
+    *("elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee"),
+    *("skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard"),
+    *("tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch"),
+    *("potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone"),
+    *("microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear"),
+    *("hair drier", "toothbrush"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,8 @@ class ModelConfig:
     """pixels of the resized image; square root of an anchor's area (Faster R-CNN §3.3)"""
     anchor_ratios: tuple[float, ...] = (0.5, 1, 2)
     """height over width (Faster R-CNN §3.3)"""
+    anchor_center: Literal["cell", "corner"] = "cell"
+    """anchors sit at the centre of their cell of 16 pixels, or at its upper left corner as in detectron2"""
     rpn_channels: int = 512
     """channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)"""
     pooling: Literal["pool", "align"] = "pool"
@@ -166,7 +180,8 @@ class DetConfig:
     runs: str = "runs"
     """folder of the run folders"""
     weights: str = ""
-    """start from: "torchvision" (ImageNet), a run folder, or a weights file; empty starts from scratch"""
+    """start from: "torchvision" or "torchvision-v2" (ImageNet; V2 is of a newer recipe), a run folder, or a weights
+    file of resdet, torchvision or MSRA; empty starts from scratch"""
     seed: int = 0
     """all randomness follows from this and the step"""
     device: str = "auto"

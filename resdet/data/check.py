@@ -48,6 +48,15 @@ def check_annotations(splits: Mapping[str, Annotations]) -> list[Finding]:
     return found
 
 
+def summary(findings: Sequence[Finding], shown: int) -> str:
+    """A line for each kind, the most frequent first, and below it the first few sentences."""
+    lines = []
+    for kind, count in Counter(finding.kind for finding in findings).most_common():
+        lines.append(f"  {kind}: {count}")
+        lines += [f"    {finding.detail}" for finding in findings if finding.kind == kind][:shown]
+    return "\n".join([f"{len(findings)} findings:", *lines]) if findings else "Nothing wrong was found."
+
+
 def _check_split(split: str, annotations: Annotations) -> list[Finding]:
     found = [Finding("left out", split, sentence) for sentence in annotations.skipped]
     files = Counter(annotations.files.tolist())
@@ -113,24 +122,26 @@ def resized_boxes(annotations: Annotations, short_side: int, max_side: int) -> t
     return annotations.boxes * scale, sizes * scale
 
 
-def anchor_overlap(boxes: np.ndarray, sizes: np.ndarray, base: np.ndarray, stride: int) -> np.ndarray:
+def anchor_overlap(
+    boxes: np.ndarray, sizes: np.ndarray, base: np.ndarray, stride: int, offset: float = 0.5
+) -> np.ndarray:
     """The best overlap of each box with any anchor, whether it leaves the image or not.
 
     Args:
         boxes: (B, 4) pixels
         sizes: (B, 2) heights and widths of their images
         base: (A, 4) anchors around the origin
-        stride: pixels between cells, whose centres the anchors sit on
+        stride: pixels between cells
+        offset: where in its cell an anchor sits, as a share of the stride
 
     Returns:
         (B,) intersection over union
     """
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     last = np.ceil(sizes[:, ::-1] / stride) - 1  # (B, 2) the last column and row
-    cells = (
-        np.clip(np.floor(centers / stride), 0, np.maximum(last, 0)) + 0.5
-    ) * stride  # the nearest, as good as any
-    anchors = np.tile(cells, 2)[:, None] + base  # (B, A, 4)
+    cells = np.clip(np.rint(centers / stride - offset), 0, np.maximum(last, 0))  # the nearest one is the best
+    places = (cells + offset) * stride
+    anchors = np.tile(places, 2)[:, None] + base  # (B, A, 4)
     overlap = np.minimum(boxes[:, None, 2:], anchors[..., 2:]) - np.maximum(boxes[:, None, :2], anchors[..., :2])
     intersection = overlap.clip(0).prod(2)  # (B, A)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (base[:, 2:] - base[:, :2]).prod(1)

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+ANCHOR_OFFSETS = {"cell": 0.5, "corner": 0.0}
+"""where in its cell an anchor sits, as a share of the stride"""
+
 
 def base_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
     """(A, 4) boxes centred on the origin, ratio-major: all scales of the first ratio, then of the next.
@@ -22,13 +25,14 @@ def base_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
     return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
 
 
-def grid_anchors(base: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """(A, 4) → (K, 4): the base anchors at the centre of each cell, in the order row, column, anchor.
+def grid_anchors(base: Tensor, height: int, width: int, stride: int, offset: float = 0.5) -> Tensor:
+    """(A, 4) → (K, 4): the base anchors at each cell, in the order row, column, anchor.
 
-    Cell (i, j) covers pixels [16j, 16j + 16) × [16i, 16i + 16) at stride 16; its centre is (16j + 8, 16i + 8).
+    Cell (i, j) covers pixels [16j, 16j + 16) × [16i, 16i + 16) at stride 16; anchors sit at its centre
+    (16j + 8, 16i + 8), or at another place that `offset` names as a share of the stride.
     """
-    y = (torch.arange(height, device=base.device) + 0.5) * stride
-    x = (torch.arange(width, device=base.device) + 0.5) * stride
+    y = (torch.arange(height, device=base.device) + offset) * stride
+    x = (torch.arange(width, device=base.device) + offset) * stride
     y, x = torch.meshgrid(y, x, indexing="ij")  # (h, w)
     centers = torch.stack([x, y, x, y], dim=-1)  # (h, w, 4)
     return (centers[:, :, None, :] + base).reshape(-1, 4)  # (h, w, A, 4) → (K, 4)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resdet import ops
 from resdet.config import DetConfig
-from resdet.detection.anchors import base_anchors, grid_anchors
+from resdet.detection.anchors import ANCHOR_OFFSETS, base_anchors, grid_anchors
 from resdet.detection.losses import head_loss, rpn_loss
 from resdet.detection.roi_head import RoIHead, detect
 from resdet.detection.rpn import RPN, propose
@@ -34,6 +34,7 @@ class FasterRCNN(nn.Module):
         rpn: features → objectness logits and box deltas of the anchors
         head: features and regions → class logits and box deltas
         anchors: (A, 4) base anchors
+        grid_anchors: base anchors, height, width of the feature map → anchors
         label_anchors: anchors, target, height, width → the RPN's mini-batch
         propose: logits, deltas, anchors, sizes → proposals, in training
         propose_for_test: the same at test time
@@ -52,6 +53,7 @@ class FasterRCNN(nn.Module):
         rpn: RPN,
         head: RoIHead,
         anchors: Tensor,
+        grid_anchors: Callable[..., Tensor],
         label_anchors: Callable[..., AnchorTargets],
         propose: Callable[..., list[Tensor]],
         propose_for_test: Callable[..., list[Tensor]],
@@ -63,7 +65,7 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.pixels, self.trunk, self.rpn, self.head = pixels, trunk, rpn, head
         self.register_buffer("anchors", anchors, persistent=False)
-        self.label_anchors, self.sample_rois = label_anchors, sample_rois
+        self.grid_anchors, self.label_anchors, self.sample_rois = grid_anchors, label_anchors, sample_rois
         self.propose, self.propose_for_test = propose, propose_for_test
         self.rpn_loss, self.head_loss, self.detect = rpn_loss, head_loss, detect
 
@@ -84,7 +86,7 @@ class FasterRCNN(nn.Module):
         """
         features = self.trunk(self.pixels(images, sizes))
         logits, deltas = self.rpn(features)
-        anchors = grid_anchors(self.anchors, features.shape[2], features.shape[3], self.trunk.stride)
+        anchors = self.grid_anchors(self.anchors, features.shape[2], features.shape[3])
         if targets is None:
             proposals = self.propose_for_test(logits, deltas, anchors, sizes)
             return self.detect(*self.head(features, *concatenate(proposals)), proposals, sizes)
@@ -151,6 +153,7 @@ def build_faster_rcnn(config: DetConfig, num_classes: int) -> FasterRCNN:
             num_classes,
         ),
         anchors=anchors,
+        grid_anchors=partial(grid_anchors, stride=resnet.trunk.stride, offset=ANCHOR_OFFSETS[model.anchor_center]),
         label_anchors=partial(
             label_anchors,
             batch=rpn.batch,

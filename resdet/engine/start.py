@@ -1,4 +1,4 @@
-"""What a training starts from: nothing, torchvision's weights, a classifier, or another detector."""
+"""What a training starts from: nothing, torchvision's or MSRA's weights, a classifier, or another detector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resdet.config import ClsConfig, DetConfig
 from resdet.engine.checkpoint import ModelFile, load_any_model, load_model
 from resdet.errors import UserError
-from resdet.nn.weights import from_torchvision, load_strictly, read_torch_file, torchvision_resnet
+from resdet.nn.weights import ResNetWeights, load_strictly, read_resnet, torchvision_resnet
 
 DETECTOR_CLASS_LAYERS = ("head.classify", "head.regress")  # what depends on the classes
 CLASSIFIER_CLASS_LAYERS = ("network.fc",)
@@ -20,8 +20,7 @@ def start_detector(model: nn.Module, config: DetConfig, classes: tuple[str, ...]
     """Give the fresh detector `model` the weights that `config.weights` names; returns what came from where.
 
     A detector of resdet is taken whole; if it knows other classes, all but its two last layers. A classifier of
-    resdet, and anything else as torchvision's ResNet, becomes trunk and conv5_x. Raises UserError if a name or
-    shape disagrees.
+    resdet, torchvision or MSRA becomes trunk and conv5_x. Raises UserError if a name or shape disagrees.
     """
     source = config.weights
     if not source:
@@ -31,10 +30,11 @@ def start_detector(model: nn.Module, config: DetConfig, classes: tuple[str, ...]
                 "train from scratch with --model.norm group --model.freeze."
             )
         return "All weights start at random."
-    if source == "torchvision":
-        return _take_resnet(model, torchvision_resnet(config.model.depth), source)
-    if Path(source).suffix in (".pt", ".pth"):
-        return _take_resnet(model, _read_torchvision(Path(source)), source)
+    if source in ("torchvision", "torchvision-v2"):
+        resnet = torchvision_resnet(config.model.depth, "V2" if source.endswith("v2") else "V1")
+        return _take_resnet(model, _in_style(ResNetWeights(resnet, "torchvision"), config, source), source)
+    if Path(source).suffix in (".pt", ".pth", ".pkl"):
+        return _take_resnet(model, _in_style(_read_resnet(Path(source)), config, source), source)
     file = load_any_model(source)
     if isinstance(file.config, ClsConfig):
         return _take_resnet(model, _classifier_weights(file, config, source), source)
@@ -75,15 +75,20 @@ def _take_resnet(model: nn.Module, resnet: Mapping[str, Tensor], source: str) ->
     return f"conv1 to conv5_x from {source}; RPN and the last layers start at random."
 
 
-def _read_torchvision(path: Path) -> dict[str, Tensor]:
-    """A ResNet that torchvision's users saved, under the names of `ResNet`."""
+def _read_resnet(path: Path) -> ResNetWeights:
     if not path.is_file():
         raise UserError(f'There are no weights {path}: pass a file, a run folder, or "torchvision".')
-    state = read_torch_file(path)
-    try:
-        return from_torchvision(state)
-    except UserError as error:
-        raise UserError(f"{path} cannot be used: {error}") from error
+    return read_resnet(path)
+
+
+def _in_style(resnet: ResNetWeights, config: DetConfig, source: str) -> dict[str, Tensor]:
+    """The tensors, if the detector prepares its images and strides as they need it."""
+    if resnet.style != config.model.style:
+        raise UserError(
+            f"{source} holds weights of style {resnet.style}, the recipe has {config.model.style} "
+            f"(channel order, pixel mean, place of the stride): set --model.style {resnet.style}."
+        )
+    return resnet.tensors
 
 
 def _classifier_weights(file: ModelFile[ClsConfig], config: DetConfig, source: str) -> dict[str, Tensor]:

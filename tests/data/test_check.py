@@ -88,14 +88,15 @@ def test_odd_names(counts: dict[str, int], odd: list[str]) -> None:
 # Anchors and sizes
 
 
-def test_anchor_overlap_against_every_anchor_of_the_grid() -> None:
+@pytest.mark.parametrize("offset", [0.5, 0.0])
+def test_anchor_overlap_against_every_anchor_of_the_grid(offset: float) -> None:
     """The twin looks at all anchors; boxes at the borders, beyond them, and of all sizes."""
     random, base = np.random.default_rng(0), base_anchors((16, 32, 64), (0.5, 1, 2)).double()
     for _ in range(30):
         height, width = random.integers(20, 150, 2).tolist()
         centers, sides = random.uniform(-5, [width + 5, height + 5], (8, 2)), random.uniform(2, 120, (8, 2))
         boxes = np.hstack([centers - sides / 2, centers + sides / 2])
-        grid = grid_anchors(base, math.ceil(height / 16), math.ceil(width / 16), 16).numpy()
+        grid = grid_anchors(base, math.ceil(height / 16), math.ceil(width / 16), 16, offset).numpy()
         expected = []
         for x1, y1, x2, y2 in boxes:
             best = 0.0
@@ -103,7 +104,7 @@ def test_anchor_overlap_against_every_anchor_of_the_grid() -> None:
                 inside = max(0, min(x2, a2) - max(x1, a1)) * max(0, min(y2, b2) - max(y1, b1))
                 best = max(best, inside / ((x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - inside))
             expected.append(best)
-        found = anchor_overlap(boxes, np.tile([height, width], (8, 1)), base.numpy(), 16)
+        found = anchor_overlap(boxes, np.tile([height, width], (8, 1)), base.numpy(), 16, offset)
         np.testing.assert_allclose(found, expected, atol=1e-9)
 
 

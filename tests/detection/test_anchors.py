@@ -34,3 +34,10 @@ def test_the_first_and_the_last_anchor_s_centre():
     assert anchors[0].tolist() == [8 - 16, 8 - 16, 8 + 16, 8 + 16]
     assert anchors[1].tolist() == [24 - 16, 8 - 16, 24 + 16, 8 + 16]  # the next column first
     assert anchors[-1].tolist() == [88 - 16, 56 - 16, 88 + 16, 56 + 16]
+
+
+def test_anchors_at_the_cells_corners():
+    base = base_anchors((32, 64), (0.5, 1))
+    at_corners, at_centres = grid_anchors(base, 2, 3, 16, offset=0.0), grid_anchors(base, 2, 3, 16)
+    torch.testing.assert_close(at_corners, at_centres - 8)
+    assert at_corners[3].tolist() == [-32, -32, 32, 32]

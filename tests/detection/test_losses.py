@@ -33,7 +33,7 @@ def regions():
     return torch.randn(REGIONS, CLASSES + 1), torch.randn(REGIONS, CLASSES, 4), classes, box_targets
 
 
-@pytest.mark.parametrize("beta", [1 / 9, 1.0])
+@pytest.mark.parametrize("beta", [0, 1 / 9, 1.0])
 def test_smooth_l1_equals_the_formula(beta):
     x = torch.cat([torch.linspace(-2, 2, 41), torch.tensor([beta, -beta, 0.0])])
     expected = math.fsum(smooth_l1_literal(value, beta) for value in x.tolist())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -16,6 +18,7 @@ from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
 from resdet.engine import start
 from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.start import start_detector
+from resdet.nn.weights import read_resnet
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
 CLASSES = ("cat", "dog", "猫")
@@ -134,13 +137,71 @@ def test_the_word_torchvision_asks_for_the_depth(
 ) -> None:
     asked = []
 
-    def downloaded(depth: int) -> dict[str, Tensor]:
-        asked.append(depth)
-        return start._read_torchvision(torchvision_file)
+    def downloaded(depth: int, version: str) -> dict[str, Tensor]:
+        asked.append((depth, version))
+        return read_resnet(torchvision_file).tensors
 
     monkeypatch.setattr(start, "torchvision_resnet", downloaded)
-    assert_sentence(start_detector(fresh(), replace(CONFIG, weights="torchvision"), CLASSES), "torchvision")
-    assert asked == [18]
+    for word in ("torchvision", "torchvision-v2"):
+        assert_sentence(start_detector(fresh(), replace(CONFIG, weights=word), CLASSES), word)
+    assert asked == [(18, "V1"), (18, "V2")]
+
+
+@pytest.fixture(scope="module")
+def msra_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A ResNet-50 in Caffe2's names, as detectron2 passes it on: a pickle of arrays, here of one number each."""
+    layers = {"conv1": (64, 3, 7), "fc1000": (1000, 2048, 1)}
+    for stage, units in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True):
+        width = 16 * 2**stage
+        for unit in range(units):
+            inputs = width * 4 if unit else width * 2 if stage > 2 else 64
+            name = f"res{stage}_{unit}_branch"
+            layers |= {f"{name}2a": (width, inputs, 1), f"{name}2b": (width, width, 3)}
+            layers |= {f"{name}2c": (width * 4, width, 1)} | ({} if unit else {f"{name}1": (width * 4, inputs, 1)})
+    blobs = {}
+    for name, (outputs, inputs, kernel) in layers.items():
+        shape = (outputs, inputs) if name == "fc1000" else (outputs, inputs, kernel, kernel)
+        blobs[f"{name}_w"] = np.full(shape, 0.5, np.float16)
+        norm = "res_conv1_bn" if name == "conv1" else f"{name}_bn"
+        parts = ["fc1000_b"] if name == "fc1000" else [f"{norm}_{part}" for part in ("s", "b")]
+        blobs |= {part: np.full(outputs, 2, np.float16) for part in parts}
+    path = tmp_path_factory.mktemp("msra") / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"blobs": blobs | {"conv1_w_momentum": np.zeros(1)}}))
+    yield path
+    path.unlink()
+
+
+MSRA = replace(CONFIG, model=replace(CONFIG.model, depth=50, style="msra"))
+
+
+def test_an_msra_pickle_becomes_trunk_and_conv5(msra_file: Path, assert_sentence: Callable[..., None]) -> None:
+    model = fresh(MSRA)
+    story = start_detector(model, replace(MSRA, weights=str(msra_file)), CLASSES)
+    for name, tensor in model.state_dict().items():
+        if name.startswith(("trunk.", "head.conv5_x.")):
+            expected = {"weight": 0.5 if tensor.ndim == 4 else 2, "bias": 2, "running_mean": 0, "running_var": 1}
+            assert (tensor - expected[name.rsplit(".", 1)[1]]).abs().max() < 2e-5, name
+    assert_sentence(story, msra_file, "conv1 to conv5_x", "random")
+
+
+def test_weights_of_another_style(
+    msra_file: Path, torchvision_file: Path, refuses: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchvision_style = replace(MSRA, model=replace(MSRA.model, style="torchvision"), weights=str(msra_file))
+    with refuses(msra_file, "--model.style msra"):
+        start_detector(fresh(torchvision_style), torchvision_style, CLASSES)
+    monkeypatch.setattr(start, "torchvision_resnet", lambda *_: {})
+    msra_style = replace(CONFIG, model=replace(CONFIG.model, style="msra"))
+    for source in (str(torchvision_file), "torchvision"):
+        with refuses(source, "--model.style torchvision"):
+            start_detector(fresh(msra_style), replace(msra_style, weights=source), CLASSES)
+
+
+def test_a_detector_of_another_toolkit(tmp_path: Path, refuses: Callable[..., object]) -> None:
+    torch.save({"model": {"backbone.stem.conv1.weight": torch.zeros(1)}}, tmp_path / "model_final.pth")
+    config = replace(MSRA, weights=str(tmp_path / "model_final.pth"))
+    with refuses(tmp_path / "model_final.pth", "tools/convert_weights.py"):
+        start_detector(fresh(MSRA), config, CLASSES)
 
 
 def test_from_scratch(refuses: Callable[..., object], assert_sentence: Callable[..., None]) -> None:

@@ -1,0 +1,14 @@
+"""ResNet-101 on COCO, 37 epochs as in detectron2's faster_rcnn_R_101_C4_3x (41.1 AP there).
+
+R-101.pkl is ImageNetPretrained/MSRA/R-101.pkl of https://dl.fbaipublicfiles.com/detectron2/.
+"""
+
+from dataclasses import replace
+
+from resdet.config import COCO_CLASSES, detectron2_c4
+
+config = replace(
+    detectron2_c4(101, COCO_CLASSES),
+    weights="R-101.pkl",
+    solver=replace(detectron2_c4(101, COCO_CLASSES).solver, steps=270_000, milestones=(210_000, 250_000)),
+)

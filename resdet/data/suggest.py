@@ -1,0 +1,172 @@
+"""Settings for a data set that nobody has trained on: classes, image size, anchors, schedule, and their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
+from resdet.data.annotations import Annotations
+from resdet.data.check import anchor_overlap, resized_boxes
+from resdet.detection.anchors import base_anchors
+from resdet.nn.resnet import Trunk
+
+SMALLEST = 1.5 * Trunk.stride  # pixels; objects of fewer cells are hardly found
+LARGEST_SIDE, ENLARGE = 800, 1.5  # pixels of a shorter side; and no image is enlarged more than this
+EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 500, 20_000
+MANY = 100_000  # boxes that are looked at for the anchors
+RATIOS: tuple[float, ...] = (0.5, 1, 2)
+MORE_RATIOS: tuple[float, ...] = (0.25, 0.5, 1, 2, 4)
+
+
+class Suggestion(NamedTuple):
+    """A recipe and why it is so."""
+
+    config: DetConfig
+    reasons: list[str]
+    """sentences"""
+
+
+def suggest(training: Annotations, format: str, root: Path, train: str, val: str, gpu: bool) -> Suggestion:
+    """A recipe for these annotations.
+
+    Args:
+        format, root, train, val: as in `DataConfig`
+        gpu: for a GPU and torchvision's weights, or from scratch for a CPU
+    """
+    short_side, max_side, why_size = suggest_size(training)
+    boxes, sizes = resized_boxes(training, short_side, max_side)
+    scales, ratios, why_anchors = suggest_anchors(boxes, sizes)
+    batch = 8 if gpu else 4
+    steps = int(np.clip(EPOCHS * len(training) // batch, FEWEST_STEPS, MOST_STEPS)) // 10 * 10
+    data = DataConfig(
+        format=format,  # type: ignore[arg-type]
+        root=str(root),
+        train=train,
+        val=val,
+        classes=training.classes,
+        short_sides=(short_side,),
+        test_short_side=short_side,
+        max_side=max_side,
+        workers=4 if gpu else 0,
+        source=f"the folder {root}",
+    )
+    model = ModelConfig(
+        depth=50 if gpu else 18,
+        norm="frozen" if gpu else "sync_batch",
+        freeze=("conv1", "conv2_x") if gpu else (),
+        anchor_scales=scales,
+        anchor_ratios=ratios,
+        rpn_channels=512 if gpu else 256,
+        pooling="align",
+        pool_size=7 if gpu else 4,
+    )
+    # bccd_r18's settings on a CPU, the papers' scaled to the batch on a GPU.
+    solver = SolverConfig(
+        optimizer="sgd" if gpu else "adamw",
+        lr=1e-3 * batch if gpu else 1e-3,
+        steps=steps,
+        milestones=(steps * 7 // 10, steps * 9 // 10),
+        warmup_steps=steps // 10,
+        batch_size=batch,
+        weight_decay=5e-4 if gpu else 0.05,
+        clip_norm=10,
+        eval_every=steps // 5,
+        save_every=100,
+    )
+    config = DetConfig(
+        weights="torchvision" if gpu else "",
+        data=data,
+        model=model,
+        rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
+        roi=RoIConfig(batch=64 if gpu else 32, foreground_fraction=0.5),
+        solver=solver,
+        test=TestConfig(before_nms=1000, after_nms=300 if gpu else 150, batch_size=batch, metric="map"),
+    )
+    trunk = "ResNet-50 from torchvision's ImageNet weights" if gpu else "ResNet-18 from scratch, for a CPU"
+    passes = f"{steps * batch / len(training):.0f} times"
+    reasons = [
+        f"{trunk}.",
+        why_size,
+        why_anchors,
+        f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",
+    ]
+    if val == train:
+        reasons.append(
+            f"There is no split beside {train}: the figures will say how well it is learnt by heart, no more."
+        )
+    return Suggestion(config, reasons)
+
+
+def suggest_size(annotations: Annotations) -> tuple[int, int, str]:
+    """Shorter and longer side of the resized images, and the reason."""
+    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    short = np.median(annotations.sizes.min(1))
+    roots = np.sqrt((annotations.boxes[:, 2:] - annotations.boxes[:, :2]).prod(1))
+    small = np.percentile(roots / annotations.sizes[image].min(1), 10)  # in shares of the shorter side
+    wanted = np.clip(SMALLEST / small, 256, min(LARGEST_SIDE, ENLARGE * short))
+    short_side = max(32, int(np.ceil(wanted / 16)) * 16)
+    aspect = np.percentile(annotations.sizes.max(1) / annotations.sizes.min(1), 95)
+    max_side = int(np.ceil(short_side * min(aspect, 2) / 16)) * 16
+    reason = (
+        f"Images get a shorter side of {short_side} pixels (their median is {short:.0f}): nine objects in ten are "
+        f"then {small * short_side:.0f} pixels or larger (square root of the area); a cell of the feature map has "
+        f"{Trunk.stride}."
+    )
+    return short_side, max_side, reason
+
+
+def suggest_anchors(boxes: np.ndarray, sizes: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Scales, ratios and the reason, for (B, 4) boxes in images of (B, 2) heights and widths."""
+    every = max(1, len(boxes) // MANY)
+    boxes, sizes = boxes[::every], sizes[::every]
+
+    def reach(scales: Sequence[float], ratios: Sequence[float]) -> float:
+        base = base_anchors(scales, ratios).double().numpy()
+        return float((anchor_overlap(boxes, sizes, base, Trunk.stride) >= 0.5).mean())
+
+    powers = [8.0 * 2**n for n in range(7)]  # 8 to 512
+    runs = [tuple(powers[a : a + count]) for count in (3, 4, 5) for a in range(len(powers) - count + 1)]
+    reached = {run: reach(run, RATIOS) for run in runs}
+    best = max(reached.values())
+    scales = next(
+        run for run in sorted(runs, key=lambda run: (len(run), -reached[run])) if reached[run] >= best - 0.01
+    )
+    share, ratios = reached[scales], RATIOS
+    more = reach(scales, MORE_RATIOS)
+    if more > share + 0.05:
+        share, ratios = more, MORE_RATIOS
+    named, shapes = (", ".join(f"{value:g}" for value in values) for values in (scales, ratios))
+    reason = (
+        f"Anchors of {named} pixels and ratios {shapes} overlap {100 * share:.0f} % of the objects with an IoU of "
+        f"0.5 or more; {'more scales' if len(scales) < 5 else 'other ones'} would add less than 1 %."
+    )
+    return scales, ratios, reason
+
+
+def to_source(config: DetConfig) -> str:
+    """A recipe's Python: what differs from the defaults."""
+    used: list[str] = []
+    body = _call(config, used, "")
+    return f"from resdet.config import {', '.join(sorted(set(used)))}\n\nconfig = {body}\n"
+
+
+def _call(value: Any, used: list[str], indent: str) -> str:
+    used.append(type(value).__name__)
+    default, inner = type(value)(), indent + "    "
+    lines = []
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if own != getattr(default, field.name):
+            text = _call(own, used, inner) if is_dataclass(own) else _literal(own)
+            lines.append(f"{inner}{field.name}={text},\n")
+    return f"{type(value).__name__}(\n{''.join(lines)}{indent})"
+
+
+def _literal(value: object) -> str:
+    text = repr(value)
+    return text if '"' in text else text.replace("'", '"')

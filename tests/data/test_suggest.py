@@ -1,0 +1,113 @@
+"""Recipes for data sets that nobody has trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resdet.cli.new_recipe import choose_splits
+from resdet.config import DetConfig, ModelConfig, load_config
+from resdet.data.records import ImageRecord, flatten
+from resdet.data.shapes import CLASSES
+from resdet.data.suggest import suggest, suggest_anchors, suggest_size, to_source
+
+
+def squares(side: float, short: int = 480, count: int = 50, aspect: float = 1.0) -> Any:
+    """Images of one size, with boxes of about one size."""
+    random = np.random.default_rng(0)
+    corner, sides = (
+        random.uniform(0, short / 2, (count, 2)),
+        side * random.uniform(0.9, 1.1, (count, 2)) * [1, aspect],
+    )
+    record = ImageRecord(
+        "a",
+        "a.jpg",
+        (short, short * 4 // 3),
+        np.hstack([corner, corner + sides]),
+        ["x"] * count,
+        [False] * count,
+        [],
+    )
+    return flatten([record], ("x",), [], "error")
+
+
+@pytest.mark.parametrize(
+    ("side", "short", "low", "high"),
+    [(200, 480, 256, 256), (40, 480, 304, 400), (10, 480, 720, 720), (10, 2000, 800, 800), (60, 64, 96, 96)],
+)
+def test_small_objects_get_large_images(side: float, short: int, low: int, high: int) -> None:
+    short_side, max_side, reason = suggest_size(squares(side, short))
+    assert low <= short_side <= high and max_side / short_side == pytest.approx(4 / 3, abs=0.1)
+    assert str(short_side) in reason
+
+
+@pytest.mark.parametrize(("side", "aspect"), [(30, 1), (60, 1), (130, 1), (80, 4)])
+def test_anchors_fit_the_objects(side: float, aspect: float) -> None:
+    own = squares(side, aspect=aspect)
+    sizes = np.tile(own.sizes[0], (len(own.boxes), 1)).astype(float)
+    scales, ratios, reason = suggest_anchors(own.boxes, sizes)
+    root = side * aspect**0.5
+    assert any(root / 1.5 < scale < root * 1.5 for scale in scales) and len(scales) == 3
+    assert len(ratios) == (5 if aspect == 4 else 3) and f"{scales[0]:g}" in reason
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> None:
+    suggestion = suggest(squares(60), "yolo", Path("it's/here"), "train", "train", gpu)
+    path = tmp_path / "mine.py"
+    path.write_text(to_source(suggestion.config))
+    read = load_config(path, ["--name", ""])
+    assert read == suggestion.config and read.model.norm == ("frozen" if gpu else "sync_batch")
+    assert "by heart" in suggestion.reasons[-1]
+    assert to_source(DetConfig(model=ModelConfig(depth=50))).count("\n") == 7
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "chosen"),
+    [
+        (["test", "train", "trainval", "val"], (None, None), ("trainval", "test")),
+        (["train", "trainval", "val"], (None, None), ("train", "val")),
+        (["train", "valid", "test"], (None, None), ("train", "test")),
+        (["train", "val"], (None, None), ("train", "val")),
+        (["train2017"], (None, None), ("train2017", "train2017")),
+        (["a", "b"], ("a", "b"), ("a", "b")),
+        (["train", "val"], ("train+val", None), ("train+val", "train+val")),
+    ],
+)
+def test_splits(known: list[str], given: tuple[Any, Any], chosen: tuple[str, str]) -> None:
+    assert choose_splits(known, *given, Path("root")) == chosen
+
+
+def test_splits_that_must_be_named(refuses: Callable[..., Any]) -> None:
+    with refuses("root", "a, b", "--train"):
+        choose_splits(["a", "b"], None, None, Path("root"))
+
+
+def test_the_command_writes_what_trains(
+    shapes_root: Path, tmp_path: Path, cli: Callable[..., Any], complains: Callable[..., None]
+) -> None:
+    cli("convert-data", shapes_root, tmp_path / "yolo", "--to", "yolo", "--link")
+    output = tmp_path / "mine.py"
+    status, out, err = cli("new-recipe", tmp_path / "yolo", "--output", output, "--device", "cpu")
+    assert status == 0 and str(output) in out, err
+    config = load_config(output)
+    assert (config.data.format, config.data.train, config.data.val) == ("yolo", "train", "val")
+    assert set(config.data.classes) == set(CLASSES) and config.name == "mine"
+    small = [
+        "--data.short-sides",
+        "64",
+        "--data.test-short-side",
+        "64",
+        "--solver.steps",
+        "1",
+        "--solver.precision",
+        "fp32",
+    ]
+    status, out, err = cli("train-det", output, "--runs", tmp_path / "runs", "--device", "cpu", *small)
+    assert status == 0, err
+    complains(["new-recipe", tmp_path / "yolo", "--output", output], output, "--output")
+    complains(["new-recipe", tmp_path / "runs", "--output", tmp_path / "new.py"], tmp_path / "runs", "no data set")
