@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resdet.evaluation.flat import Flat, flatten, overlap
 from resdet.types import Detections, Target
 
 # The recalls of the 2007 rule as exact tenths: np.arange(0, 1.1, 0.1), which other code uses, holds
@@ -77,56 +78,7 @@ def average_precision_07(recall: NDArray[np.float64], precision: NDArray[np.floa
     return float(np.append(interpolate(precision), 0.0)[reached].mean())
 
 
-class _Flat(NamedTuple):
-    """The boxes of all images, one after another."""
-
-    images: NDArray[np.int64]  # (n,) position of the image
-    boxes: NDArray[np.float64]  # (n, 4)
-    labels: NDArray[np.int64]  # (n,)
-    values: NDArray[np.float64]  # (n,) scores of detections, difficult flags of ground truth
-
-
-def _flatten(
-    per_image: Sequence[Detections] | Sequence[Target], value_field: str, num_classes: int, what: str
-) -> _Flat:
-    boxes_per_image = [np.asarray(item.boxes, dtype=np.float64).reshape(-1, 4) for item in per_image]
-    labels_per_image = [np.asarray(item.labels, dtype=np.int64) for item in per_image]
-    values_per_image = [np.asarray(getattr(item, value_field), dtype=np.float64) for item in per_image]
-    for i, fields in enumerate(zip(boxes_per_image, labels_per_image, values_per_image, strict=True)):
-        if len({len(field) for field in fields}) > 1:
-            raise ValueError(
-                f"Image number {i} (counted from 0) must have as many labels and {value_field} as boxes."
-            )
-    flat = _Flat(
-        images=np.repeat(np.arange(len(per_image)), [len(b) for b in boxes_per_image]),
-        boxes=np.concatenate([np.empty((0, 4)), *boxes_per_image]),
-        labels=np.concatenate([np.empty(0, np.int64), *labels_per_image]),
-        values=np.concatenate([np.empty(0), *values_per_image]),
-    )
-    finite = np.logical_and.reduce(np.isfinite(flat.boxes), axis=1)
-    inside = (flat.labels >= 0) & (flat.labels < num_classes)
-    _require(flat, np.isfinite(flat.values), f"has a {what} whose score is not a finite number")
-    _require(flat, finite, f"has a {what} whose corners are not finite numbers")
-    _require(flat, inside, f"has a {what} outside the {num_classes} classes")
-    return flat
-
-
-def _require(flat: _Flat, good: NDArray[np.bool_], complaint: str) -> None:
-    if not good.all():
-        raise ValueError(f"Image number {flat.images[good.argmin()]} (counted from 0) {complaint}.")
-
-
-def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(P, 4), (P, 4) → (P,): intersection over union, row by row; 0 where the boxes do not meet."""
-    width, height = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(min=0).T
-    area_a, area_b = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (a, b))
-    intersection = width * height
-    return np.divide(
-        intersection, area_a + area_b - intersection, out=np.zeros_like(intersection), where=intersection > 0
-    )
-
-
-def _assign(found: _Flat, truth: _Flat, num_classes: int, iou_threshold: float) -> NDArray[np.int64]:
+def _assign(found: Flat, truth: Flat, num_classes: int, iou_threshold: float) -> NDArray[np.int64]:
     """(D,): the ground-truth box each detection overlaps most, the first in a tie; −1 below the threshold.
 
     As in the kit, a detection whose best box is taken does not fall back on its second best: each assignment
@@ -141,10 +93,10 @@ def _assign(found: _Flat, truth: _Flat, num_classes: int, iou_threshold: float) 
     pair_found = np.repeat(np.arange(len(found_key)), count)  # (P,)
     place_in_run = np.arange(len(pair_found)) - np.repeat(np.cumsum(count) - count, count)  # (P,)
     pair_truth = by_key[np.repeat(start, count) + place_in_run]  # (P,)
-    overlap = _overlap(found.boxes[pair_found], truth.boxes[pair_truth])  # (P,)
+    overlaps = overlap(found.boxes[pair_found], truth.boxes[pair_truth])  # (P,)
 
-    near = np.flatnonzero((overlap >= iou_threshold) & (overlap > 0))
-    near = near[np.lexsort((-overlap[near], pair_found[near]))]  # by detection, largest overlap first; stable
+    near = np.flatnonzero((overlaps >= iou_threshold) & (overlaps > 0))
+    near = near[np.lexsort((-overlaps[near], pair_found[near]))]  # by detection, largest overlap first; stable
     matched, best = np.unique(pair_found[near], return_index=True)
     assigned = np.full(len(found_key), -1)
     assigned[matched] = pair_truth[near[best]]
@@ -167,8 +119,8 @@ def evaluate_voc(
     """
     if len(detections) != len(targets):
         raise ValueError(f"There are detections for {len(detections)} images but ground truth for {len(targets)}.")
-    found = _flatten(detections, "scores", num_classes, "detection")
-    truth = _flatten(targets, "difficult", num_classes, "ground-truth box")
+    found = flatten(detections, "scores", num_classes, "detection")
+    truth = flatten(targets, "difficult", num_classes, "ground-truth box")
     difficult = truth.values > 0
     positives = np.bincount(truth.labels[~difficult], minlength=num_classes)
 
@@ -200,7 +152,7 @@ def write_voc_results(
     """Write the kit's results files, one a class: `image_id score x1 y1 x2 y2`, pixels 1-based inclusive."""
     if len(detections) != len(image_ids):
         raise ValueError(f"There are detections for {len(detections)} images but {len(image_ids)} image ids.")
-    found = _flatten(detections, "scores", len(class_names), "detection")
+    found = flatten(detections, "scores", len(class_names), "detection")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for label, class_name in enumerate(class_names):
         rows = np.flatnonzero(found.labels == label)

@@ -1,0 +1,69 @@
+"""Which classes a detector takes for which.
+
+Letters: C classes, D detections and G objects of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resdet.evaluation.flat import flatten, overlap
+from resdet.types import Detections, Target
+
+
+def confusion_matrix(
+    detections: Sequence[Detections],
+    targets: Sequence[Target],
+    num_classes: int,
+    min_score: float = 0.25,
+    min_iou: float = 0.5,
+) -> NDArray[np.int64]:
+    """Count which class was detected where which was annotated; CPU tensors or arrays, image by image.
+
+    Detections and objects are paired whatever their classes, the pair of highest overlap first (in a tie the better
+    score, then the first object). A detection left over that overlaps a difficult object is not counted.
+
+    Args:
+        min_score: detections with a lower score are left out
+        min_iou: what a pair overlaps at least
+
+    Returns:
+        (C + 1, C + 1): rows annotated, columns detected; the last row holds detections of no object, the last
+        column objects that no detection found
+    """
+    if len(detections) != len(targets):
+        raise ValueError(f"There are detections for {len(detections)} images but ground truth for {len(targets)}.")
+    flatten(detections, "scores", num_classes, "detection")  # checks
+    flatten(targets, "difficult", num_classes, "ground-truth box")
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    for found, target in zip(detections, targets, strict=True):
+        boxes, scores, labels = (np.asarray(field) for field in found)
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= min_score]
+        gt_boxes, gt_labels, difficult = (np.asarray(field) for field in target)
+        iou = overlap(boxes[order, None].astype(np.float64), gt_boxes.astype(np.float64))  # (D, G)
+        pairs = _pair(np.where(difficult, 0, iou), min_iou)
+        detected, annotated = np.full(len(gt_labels), num_classes), np.full(len(order), num_classes)
+        for row, column in pairs:
+            detected[column], annotated[row] = labels[order[row]], gt_labels[column]
+        np.add.at(matrix, (gt_labels[~difficult], detected[~difficult]), 1)
+        spurious = (annotated == num_classes) & ~(iou[:, difficult] >= min_iou).any(1)
+        np.add.at(matrix, (num_classes, labels[order[spurious]]), 1)
+    return matrix
+
+
+def _pair(iou: NDArray[np.float64], least: float) -> list[tuple[int, int]]:
+    """(D, G) → detections and objects that belong together, each in one pair."""
+    rows, columns = np.nonzero((iou >= least) & (iou > 0))
+    pairs: list[tuple[int, int]] = []
+    taken: tuple[set[int], set[int]] = set(), set()
+    for k in np.lexsort((columns, rows, -iou[rows, columns])).tolist():
+        row, column = int(rows[k]), int(columns[k])
+        if row not in taken[0] and column not in taken[1]:
+            pairs.append((row, column))
+            taken[0].add(row)
+            taken[1].add(column)
+    return pairs
