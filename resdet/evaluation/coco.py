@@ -172,7 +172,10 @@ def read_coco_results(path: Path | str, annotations: Annotations) -> list[Detect
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({reason(error)}): pass COCO results.") from error
+        raise UserError(
+            f"{path} cannot be read as JSON ({reason(error)}): pass COCO's results JSON or a folder of VOC's "
+            "text files."
+        ) from error
     if not isinstance(records, list):
         raise UserError(
             f"{path} holds no list of results but a {type(records).__name__}: pass COCO results, not annotations."

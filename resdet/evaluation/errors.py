@@ -44,7 +44,7 @@ class ErrorAnalysis(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """The detections of a data set, class by class, best score first, without those that COCO ignores."""
+    """The detections of a data set, image by image, best first, without those that COCO ignores."""
 
     labels: NDArray[np.int64]
     kinds: NDArray[np.int64]
@@ -80,7 +80,6 @@ def analyse_errors(detections: Sequence[Detections], targets: Sequence[Target], 
                 truth.values[objects] > 0,
             )
             aims[own] = np.where(aim >= 0, aim + objects.start, -1)
-    order = np.lexsort((-found.values, found.labels))  # stable
     table = _Table(found.labels, kinds, aims, found.values).take(order[kinds[order] != _IGNORED])
     return _mend(table, truth.labels, truth.values > 0, num_classes)
 
@@ -170,14 +169,14 @@ def _corrected(table: _Table, number: int, gt_labels: NDArray[np.int64]) -> _Tab
     best = order[np.unique(table.aims[order], return_index=True)[1]]
     labels, kinds = table.labels.copy(), table.kinds.copy()
     labels[best], kinds[best] = gt_labels[table.aims[best]], _HIT
-    order = np.lexsort((-table.scores, labels))  # stable
-    return _Table(labels, kinds, table.aims, table.scores).take(order[kinds[order] != number])
+    return _Table(labels, kinds, table.aims, table.scores).take(np.flatnonzero(kinds != number))
 
 
 def _mean_ap(table: _Table, positives: NDArray[np.int64], classes: NDArray[np.bool_]) -> float:
     """Mean over `classes` (C,) of COCO's 101-point AP; one of which nothing is left to find counts as 0."""
     if not classes.any():
         return float("nan")
+    table = table.take(np.lexsort((-table.scores, table.labels)))  # stable
     ends = np.searchsorted(table.labels, np.arange(len(positives) + 1))
     recalls = np.linspace(0, 1, 101)
     total = 0.0

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resdet.errors import UserError, reason
 from resdet.evaluation.flat import Flat, flatten, overlap
 from resdet.types import Detections, Target
 
@@ -167,28 +168,38 @@ def write_voc_results(
 def _read_results_file(path: Path, position: dict[str, int]) -> NDArray[np.float64]:
     """(n, 6): image position, score and corners in our continuous pixels, one row a line."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: VOC results have one file for each class, empty if need be.")
+        raise UserError(f"{path} is missing: VOC results have one file for each class, empty if need be.")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): copy it again.") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         image_id, *numbers = line.rsplit(maxsplit=5) or [""]
         try:
             score, x1, y1, x2, y2 = map(float, numbers)
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: expected 'image_id score x1 y1 x2 y2', not {line!r}."
             ) from None
         if image_id not in position:
-            raise ValueError(f"{path}, line {number}: the image {image_id!r} is not in the data set.")
+            raise UserError(
+                f"{path}, line {number}: the image {image_id!r} is not in the data set; choose its images with "
+                "--data.val."
+            )
         rows.append((position[image_id], score, x1 - 1, y1 - 1, x2, y2))
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
     bad = ~np.isfinite(table).all(axis=1)
     if bad.any():
-        raise ValueError(f"{path}, line {bad.argmax() + 1}: the score and the corners must be finite numbers.")
+        raise UserError(f"{path}, line {bad.argmax() + 1}: the score and the corners must be finite numbers.")
     return table
 
 
 def read_voc_results(folder: Path | str, image_ids: Sequence[str], class_names: Sequence[str]) -> list[Detections]:
-    """Read what `write_voc_results` wrote: the detections of each image, best score first, then by class."""
+    """Read what `write_voc_results` wrote: the detections of each image, best score first, then by class.
+
+    Raises UserError, with file and line, for what is no result of these images.
+    """
     position = {image_id: i for i, image_id in enumerate(image_ids)}
     tables = [_read_results_file(_results_file(folder, name), position) for name in class_names]
     table = np.concatenate([np.empty((0, 6)), *tables])
@@ -201,18 +212,3 @@ def read_voc_results(folder: Path | str, image_ids: Sequence[str], class_names: 
         Detections(torch.from_numpy(t[:, 2:]).float(), torch.from_numpy(t[:, 1]).float(), torch.from_numpy(c))
         for t, c in parts
     ][: len(image_ids)]
-
-
-def _percent(ap: float) -> str:
-    return "-" if np.isnan(ap) else f"{100 * ap:.2f}"
-
-
-def format_table(result: VocResult, class_names: Sequence[str]) -> str:
-    """A plain-text table of AP in percent, one row a class, then the means; "-" without ground truth."""
-    rows = list(zip(class_names, result.positives.tolist(), result.ap07, result.ap, strict=True))
-    rows.append(("mean", int(result.positives.sum()), result.map07, result.map))
-    width = max(len(name) for name in ("class", *class_names))
-    lines = [f"{'class':<{width}}  positives   AP07 %     AP %"]
-    lines += [f"{name:<{width}}  {n:>9}  {_percent(ap07):>7}  {_percent(ap):>7}" for name, n, ap07, ap in rows]
-    lines.insert(-1, "-" * len(lines[0]))
-    return "\n".join(lines)
