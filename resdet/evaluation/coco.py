@@ -182,7 +182,10 @@ def read_coco_results(path: Path | str, annotations: Annotations) -> list[Detect
         )
     position = {annotations.id(index): index for index in range(len(annotations))}
     label_of = {category: label for label, category in enumerate(annotations.category_ids.tolist())}
-    rows = [_read_record(record, f"{path}, result {i}", position, label_of) for i, record in enumerate(records)]
+    rows = [
+        _read_record(record, f"{path}, result {i} (counted from 0),", position, label_of)
+        for i, record in enumerate(records)
+    ]
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)
     table[:, 5:] += table[:, 3:5]
     table = table[np.lexsort((-table[:, 2], table[:, 0]))]  # by image, falling score; stable
@@ -202,26 +205,22 @@ def _read_record(
 ) -> tuple[int, int, float, float, float, float, float]:
     """Image position, label, score, left, top, width and height."""
     if not isinstance(record, dict) or not {"image_id", "category_id", "bbox", "score"} <= record.keys():
-        raise UserError(f"{where} (counted from 0), must have image_id, category_id, bbox and score: correct it.")
+        raise UserError(f"{where} must have image_id, category_id, bbox and score: correct it.")
     image, category, box, score = (record[name] for name in ("image_id", "category_id", "bbox", "score"))
     if str(image) not in position:
         raise UserError(
-            f"{where} (counted from 0), is of image {image!r}, which is not in the data set: pass the results of "
+            f"{where} is of image {image!r}, which is not in the data set: pass the results of "
             "these images, or choose the images with --data.val."
         )
     if type(category) is not int or category not in label_of:
         raise UserError(
-            f"{where} (counted from 0), has category {category!r}, which is not in the data set: it has "
+            f"{where} has category {category!r}, which is not in the data set: it has "
             f"{', '.join(map(str, label_of))}."
         )
     numbers = [score, *box] if isinstance(box, list) else []
     if len(numbers) != 5 or not all(type(n) in (int, float) and abs(n) < 1e30 for n in numbers):
-        raise UserError(
-            f"{where} (counted from 0), has score {score!r} and bbox {box!r}: five finite numbers are needed."
-        )
+        raise UserError(f"{where} has score {score!r} and bbox {box!r}: five finite numbers are needed.")
     score, x, y, width, height = numbers
     if width < 0 or height < 0:
-        raise UserError(
-            f"{where} (counted from 0), has a bbox of negative size, {box!r}: give x, y, width, height."
-        )
+        raise UserError(f"{where} has a bbox of negative size, {box!r}: give x, y, width, height.")
     return position[str(image)], label_of[category], score, x, y, width, height

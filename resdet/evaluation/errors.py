@@ -67,19 +67,15 @@ def analyse_errors(detections: Sequence[Detections], targets: Sequence[Target], 
     truth = flatten(targets, "difficult", num_classes, "ground-truth box")
     kinds, aims = np.full(len(found.labels), _IGNORED), np.full(len(found.labels), -1)
     order = np.lexsort((-found.values, found.images))  # image by image, best first; stable
-    ends = np.arange(len(detections) + 1)
-    starts = np.searchsorted(found.images[order], ends), np.searchsorted(truth.images, ends)
-    for image in range(len(detections)):
-        own, objects = order[starts[0][image] : starts[0][image + 1]], slice(*starts[1][image : image + 2])
-        if len(own):
-            kinds[own], aim = _sort_image(
-                found.boxes[own],
-                found.labels[own],
-                truth.boxes[objects],
-                truth.labels[objects],
-                truth.values[objects] > 0,
-            )
-            aims[own] = np.where(aim >= 0, aim + objects.start, -1)
+    ends = np.arange(1, len(detections))
+    found_per_image = np.split(order, np.searchsorted(found.images[order], ends))
+    truth_per_image = np.split(np.arange(len(truth.labels)), np.searchsorted(truth.images, ends))
+    for own, objects in zip(found_per_image, truth_per_image, strict=True):
+        difficult = truth.values[objects] > 0
+        kinds[own], aim = _sort_image(
+            found.boxes[own], found.labels[own], truth.boxes[objects], truth.labels[objects], difficult
+        )
+        aims[own] = np.append(objects, -1)[aim]
     table = _Table(found.labels, kinds, aims, found.values).take(order[kinds[order] != _IGNORED])
     return _mend(table, truth.labels, truth.values > 0, num_classes)
 
@@ -93,28 +89,27 @@ def _sort_image(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Kind (D,) of each detection of an image, given best first, and the object it has matched or aims at."""
     plain, crowd = np.flatnonzero(~difficult), np.flatnonzero(difficult)
-    iou = overlap(boxes[:, None], gt_boxes[plain])  # (D, G)
-    same = labels[:, None] == gt_labels[plain]
-    matched = _match(iou, same)
-    kinds, aims = np.full(len(boxes), KINDS.index("both")), matched.copy()
+    nothing = np.zeros((len(boxes), 1))  # a column more, so that rows have a maximum where there is no object
+    iou = np.concatenate([overlap(boxes[:, None], gt_boxes[plain]), nothing], 1)  # (D, G + 1)
+    same = np.concatenate([labels[:, None] == gt_labels[plain], nothing > 0], 1)
+    in_class, beyond = iou * same, iou * ~same
+    near, near_beyond = in_class.max(1), beyond.max(1)
 
-    in_class, beyond_class, nearest = np.pad(
-        np.stack([iou * same, iou * ~same, iou]), ((0, 0), (0, 0), (0, 1))
-    ).max(2)
-    # From the last rule to the first, so that the first that applies stands.
-    kinds[nearest <= BACKGROUND] = KINDS.index("background")
-    kinds[in_class >= FOREGROUND] = KINDS.index("duplicate")
-    confused = beyond_class >= FOREGROUND
-    kinds[confused] = KINDS.index("confusion")
-    misplaced = (in_class >= BACKGROUND) & (in_class < FOREGROUND)
-    kinds[misplaced] = KINDS.index("localisation")
-    if len(plain):
-        aims[confused] = (iou * ~same)[confused].argmax(1)
-        aims[misplaced] = (iou * same)[misplaced].argmax(1)
-    kinds[matched >= 0], aims[matched >= 0] = _HIT, matched[matched >= 0]
+    matched = _match(iou, same)
+    hit, misplaced = matched >= 0, (near >= BACKGROUND) & (near < FOREGROUND)
+    confused, background = near_beyond >= FOREGROUND, iou.max(1) <= BACKGROUND
+    rules = {
+        "localisation": misplaced,
+        "confusion": confused,
+        "duplicate": near >= FOREGROUND,
+        "background": background,
+    }
+    numbers = [_HIT, *(KINDS.index(kind) for kind in rules)]
+    kinds = np.select([hit, *rules.values()], numbers, KINDS.index("both"))  # the first that applies
+    aims = np.select([hit, misplaced, confused], [matched, in_class.argmax(1), beyond.argmax(1)], -1)
 
     inside = overlap(boxes[:, None], gt_boxes[crowd], crowd=True) * (labels[:, None] == gt_labels[crowd])
-    kinds[(matched < 0) & (inside >= FOREGROUND).any(1)] = _IGNORED
+    kinds[~hit & (inside >= FOREGROUND).any(1)] = _IGNORED
     return kinds, np.append(plain, -1)[aims]
 
 
