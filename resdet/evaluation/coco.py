@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from resdet.data.annotations import Annotations
 from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError, reason
-from resdet.evaluation.flat import flatten
+from resdet.evaluation.flat import Flat, flatten
 from resdet.types import Detections
 
 Backend = Literal["auto", "pycocotools", "faster-coco-eval"]
@@ -60,9 +60,7 @@ def evaluate_coco(
         ValueError: as many detections as images are needed, finite and of the annotations' classes
         UserError: faster-coco-eval is asked for and not installed
     """
-    if len(detections) != len(annotations):
-        raise ValueError(f"There are detections for {len(detections)} images but {len(annotations)} are annotated.")
-    found = flatten(detections, "scores", len(annotations.classes), "detection")
+    found = _flatten(detections, annotations)
     ids = _official_ids(annotations)
     rank = np.empty(len(ids), np.int64)
     rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
@@ -77,6 +75,12 @@ def evaluate_coco(
     stats, precision = _run(backend, truth, results, len(ids), len(annotations.classes))
     stats, precision = (np.where(values > -1, values, np.nan) for values in (stats, precision))
     return CocoResult(dict(zip(STATS, stats.tolist(), strict=True)), precision.mean((0, 1)), precision[0].mean(0))
+
+
+def _flatten(detections: Sequence[Detections], annotations: Annotations) -> Flat:
+    if len(detections) != len(annotations):
+        raise ValueError(f"There are detections for {len(detections)} images but {len(annotations)} are annotated.")
+    return flatten(detections, "scores", len(annotations.classes), "detection")
 
 
 def _run(
@@ -151,9 +155,7 @@ def write_coco_results(path: Path | str, detections: Sequence[Detections], annot
 
     Numbers have all their digits: what is read again is the same to the bit, and so is its evaluation.
     """
-    if len(detections) != len(annotations):
-        raise ValueError(f"There are detections for {len(detections)} images but {len(annotations)} are annotated.")
-    found = flatten(detections, "scores", len(annotations.classes), "detection")
+    found = _flatten(detections, annotations)
     ids, categories = _official_ids(annotations), annotations.category_ids[found.labels]
     columns = (found.images, categories, _to_xywh(found.boxes), found.values)
     rows = [

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.evaluation.flat import flatten, overlap
+from resdet.evaluation.flat import flatten_both, overlap, pair
 from resdet.types import Detections, Target
 
 
@@ -34,10 +34,7 @@ def confusion_matrix(
         (C + 1, C + 1): rows annotated, columns detected; the last row holds detections of no object, the last
         column objects that no detection found
     """
-    if len(detections) != len(targets):
-        raise ValueError(f"There are detections for {len(detections)} images but ground truth for {len(targets)}.")
-    flatten(detections, "scores", num_classes, "detection")  # checks
-    flatten(targets, "difficult", num_classes, "ground-truth box")
+    flatten_both(detections, targets, num_classes)  # for its checks
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     for found, target in zip(detections, targets, strict=True):
         boxes, scores, labels = (np.asarray(field) for field in found)
@@ -45,25 +42,10 @@ def confusion_matrix(
         order = order[scores[order] >= min_score]
         gt_boxes, gt_labels, difficult = (np.asarray(field) for field in target)
         iou = overlap(boxes[order, None].astype(np.float64), gt_boxes.astype(np.float64))  # (D, G)
-        pairs = _pair(np.where(difficult, 0, iou), min_iou)
         detected, annotated = np.full(len(gt_labels), num_classes), np.full(len(order), num_classes)
-        for row, column in pairs:
+        for row, column in pair(np.where(difficult, 0, iou), min_iou):
             detected[column], annotated[row] = labels[order[row]], gt_labels[column]
         np.add.at(matrix, (gt_labels[~difficult], detected[~difficult]), 1)
         spurious = (annotated == num_classes) & ~(iou[:, difficult] >= min_iou).any(1)
         np.add.at(matrix, (num_classes, labels[order[spurious]]), 1)
     return matrix
-
-
-def _pair(iou: NDArray[np.float64], least: float) -> list[tuple[int, int]]:
-    """(D, G) → detections and objects that belong together, each in one pair."""
-    rows, columns = np.nonzero((iou >= least) & (iou > 0))
-    pairs: list[tuple[int, int]] = []
-    taken: tuple[set[int], set[int]] = set(), set()
-    for k in np.lexsort((columns, rows, -iou[rows, columns])).tolist():
-        row, column = int(rows[k]), int(columns[k])
-        if row not in taken[0] and column not in taken[1]:
-            pairs.append((row, column))
-            taken[0].add(row)
-            taken[1].add(column)
-    return pairs

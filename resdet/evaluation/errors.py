@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resdet.evaluation.flat import flatten, overlap
+from resdet.evaluation.flat import flatten_both, overlap
 from resdet.types import Detections, Target
 
 KINDS = ("localisation", "confusion", "both", "duplicate", "background", "missed")
@@ -61,10 +61,7 @@ def analyse_errors(detections: Sequence[Detections], targets: Sequence[Target], 
 
     Detections are matched by COCO's rules at IoU 0.5, difficult objects being its crowd regions.
     """
-    if len(detections) != len(targets):
-        raise ValueError(f"There are detections for {len(detections)} images but ground truth for {len(targets)}.")
-    found = flatten(detections, "scores", num_classes, "detection")
-    truth = flatten(targets, "difficult", num_classes, "ground-truth box")
+    found, truth = flatten_both(detections, targets, num_classes)
     kinds, aims = np.full(len(found.labels), _IGNORED), np.full(len(found.labels), -1)
     order = np.lexsort((-found.values, found.images))  # image by image, best first; stable
     ends = np.arange(1, len(detections))

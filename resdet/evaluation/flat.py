@@ -1,4 +1,7 @@
-"""The boxes of a data set one after another, checked, and how far boxes overlap; n boxes in all."""
+"""The boxes of a data set one after another, checked; how far boxes overlap, and which belong together.
+
+Letters: n boxes of a data set.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,16 @@ def flatten(
     return flat
 
 
+def flatten_both(
+    detections: Sequence[Detections], targets: Sequence[Target], num_classes: int
+) -> tuple[Flat, Flat]:
+    """`flatten` of detections and ground truth. Raises ValueError if they are not of as many images, too."""
+    if len(detections) != len(targets):
+        raise ValueError(f"There are detections for {len(detections)} images but ground truth for {len(targets)}.")
+    found = flatten(detections, "scores", num_classes, "detection")
+    return found, flatten(targets, "difficult", num_classes, "ground-truth box")
+
+
 def _require(flat: Flat, good: NDArray[np.bool_], complaint: str) -> None:
     if not good.all():
         raise ValueError(f"Image number {flat.images[good.argmin()]} (counted from 0) {complaint}.")
@@ -73,3 +86,18 @@ def overlap(a: NDArray[np.float64], b: NDArray[np.float64], crowd: bool = False)
     area_a, area_b = ((box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1]) for box in (a, b))
     union = np.broadcast_to(area_a, intersection.shape) if crowd else area_a + area_b - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
+
+
+def pair(overlaps: NDArray[np.float64], least: float = 0.0) -> list[tuple[int, int]]:
+    """(R, S) → rows and columns that belong together, each in one pair: highest overlap first, then what is left.
+
+    The first row counts in a tie, then the first column. Pairs overlap, and by `least` or more.
+    """
+    left, pairs = overlaps.copy(), []
+    for _ in range(min(left.shape)):
+        row, column = map(int, np.unravel_index(left.argmax(), left.shape))
+        if left[row, column] <= 0 or left[row, column] < least:
+            break
+        pairs.append((row, column))
+        left[row], left[:, column] = 0, 0
+    return pairs

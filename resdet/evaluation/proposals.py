@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resdet.evaluation.flat import overlap
+from resdet.evaluation.flat import overlap, pair
 from resdet.types import Target
 
 NUMBERS = (100, 300, 1000)
@@ -39,19 +39,13 @@ def proposal_overlaps(
     columns = [np.zeros((len(numbers), 0))]
     for boxes, target in zip(proposals, targets, strict=True):
         objects = np.asarray(target.boxes, dtype=np.float64)[~np.asarray(target.difficult)]
-        table = overlap(objects[:, None], np.asarray(boxes, dtype=np.float64)[None])  # (objects, P)
-        columns.append(np.stack([_cover(table[:, :number].copy()) for number in numbers]))
+        iou = overlap(objects[:, None], np.asarray(boxes, dtype=np.float64))  # (objects, P)
+        covered = np.zeros((len(numbers), len(objects)))
+        for row, number in zip(covered, numbers, strict=True):
+            for k, proposal in pair(iou[:, :number]):
+                row[k] = iou[k, proposal]
+        columns.append(covered)
     return np.concatenate(columns, 1)
-
-
-def _cover(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(objects, P) overlaps, which are used up → (objects,)"""
-    found = np.zeros(len(table))
-    for _ in range(min(table.shape)):
-        row, column = np.unravel_index(table.argmax(), table.shape)
-        found[row] = table[row, column]
-        table[row], table[:, column] = -1, -1
-    return found
 
 
 def recall(overlaps: NDArray[np.float64], thresholds: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:

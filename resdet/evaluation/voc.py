@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from resdet.errors import UserError, reason
-from resdet.evaluation.flat import Flat, flatten, overlap
+from resdet.evaluation.flat import Flat, flatten, flatten_both, overlap
 from resdet.types import Detections, Target
 
 # The recalls of the 2007 rule as exact tenths: np.arange(0, 1.1, 0.1), which other code uses, holds
@@ -118,10 +118,7 @@ def evaluate_voc(
     By falling score (ties in the order given), the first detection assigned to a box is a true positive; a
     later one, or one without a box, is a false positive. One assigned to a difficult box is left out.
     """
-    if len(detections) != len(targets):
-        raise ValueError(f"There are detections for {len(detections)} images but ground truth for {len(targets)}.")
-    found = flatten(detections, "scores", num_classes, "detection")
-    truth = flatten(targets, "difficult", num_classes, "ground-truth box")
+    found, truth = flatten_both(detections, targets, num_classes)
     difficult = truth.values > 0
     positives = np.bincount(truth.labels[~difficult], minlength=num_classes)
 
