@@ -189,6 +189,9 @@ def _read_results_file(path: Path, position: dict[str, int]) -> NDArray[np.float
     bad = ~np.isfinite(table).all(axis=1)
     if bad.any():
         raise UserError(f"{path}, line {bad.argmax() + 1}: the score and the corners must be finite numbers.")
+    bad = (table[:, 4:] < table[:, 2:4] - 0.02).any(axis=1)  # two hundredths: a box without area, as rounded
+    if bad.any():
+        raise UserError(f"{path}, line {bad.argmax() + 1}: x2 and y2 must not be less than x1 and y1.")
     return table
 
 
