@@ -10,7 +10,7 @@ average recall of the proposals. Writes into runs/NAME/eval:
 - metrics.json, all of that and the confusion matrix (rows annotated, columns detected with a score of at least
   0.25, background last);
 - the detections as COCO's results JSON and, in voc/, as VOC's text files, of which either can be scored again with
-  --detections, without a model;
+  --detections, without a model (the report goes into runs/NAME/eval_saved then);
 - precision_recall.png, class_ap.png, confusion.png, errors.png, proposal_recall.png, and detections.png
   (annotations and detections side by side).
 """

@@ -74,18 +74,21 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
     found = predict_and_propose(model, batches, runtime, most=max(NUMBERS))
     if runtime.is_main:
         detections, proposals = zip(*(found[index] for index in range(len(annotations))), strict=True)
-        tell(config, annotations, detections, proposals)
+        tell(config, "eval", annotations, detections, proposals)
 
 
 def evaluate_saved(config: DetConfig, saved: Path) -> None:
-    """Score detections that were written earlier: COCO's results JSON, or a folder of VOC's text files."""
+    """Score detections that were written earlier: COCO's results JSON, or a folder of VOC's text files.
+
+    The report goes into the run's folder ``eval_saved``, so that it replaces none of a model.
+    """
     annotations = read_annotations(config.data, config.data.val, config.data.classes)
     if saved.is_dir():
         ids = [annotations.id(index) for index in range(len(annotations))]
         detections = read_voc_results(saved, ids, annotations.classes)
     else:
         detections = read_coco_results(saved, annotations)
-    tell(config, annotations, detections)
+    tell(config, "eval_saved", annotations, detections)
 
 
 def score(
@@ -99,14 +102,15 @@ def score(
 
 def tell(
     config: DetConfig,
+    name: str,
     annotations: Annotations,
     detections: Sequence[Detections],
     proposals: Sequence[Tensor] | None = None,
 ) -> None:
-    """Print the tables and leave the report in the run's folder ``eval``."""
+    """Print the tables and leave the report in the run's folder `name`."""
     scores = report.score(detections, annotations)
     analysis = report.analyse(detections, annotations, proposals)
-    folder = Path(config.runs) / config.name / "eval"
+    folder = Path(config.runs) / config.name / name
     print(describe(annotations, config.data.val))
     print(report.class_table(scores, annotations.classes))
     print(report.coco_table(scores.coco.stats))

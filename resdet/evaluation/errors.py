@@ -35,7 +35,7 @@ class ErrorAnalysis(NamedTuple):
     """What `analyse_errors` found."""
 
     ap50: float
-    """COCO's AP at IoU 0.5, in fractions of 1; NaN without objects"""
+    """COCO's AP at IoU 0.5, in fractions of 1, with ties in score in the order given; NaN without objects"""
     counts: dict[str, int]
     """errors of each of `KINDS`"""
     gains: dict[str, float]

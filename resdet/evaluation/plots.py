@@ -102,7 +102,7 @@ def plot_recall(overlaps: NDArray[np.float64], numbers: Sequence[int], path: Pat
     for number, curve, mean, color in zip(numbers, curves, means, _COLORS, strict=False):
         axes.plot(thresholds, curve, color=color, linewidth=1.8, label=f"{number} proposals, AR {mean:.3f}")
     axes.set(xlim=(0.5, 1), ylim=(0, 1.01), xlabel="IoU with the object", ylabel="recall")
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False)
     _save(axes, path)
 
 

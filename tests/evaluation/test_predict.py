@@ -80,9 +80,9 @@ def test_boxes_come_back_in_pixels_of_the_image_as_it_was_read(
 def test_proposals_come_from_the_same_pass(config: DetConfig, annotations: Annotations, model: FasterRCNN) -> None:
     """The detections are those of `predict`; the proposals, taken further, begin with those that the head saw."""
     alone = predict(model, validation_batches(annotations, config, ALONE), ALONE)
-    runtime_found = predict_and_propose(model, validation_batches(annotations, config, ALONE), ALONE, most=25)
-    assert sorted(runtime_found) == list(range(6))
-    for index, (detections, proposals) in runtime_found.items():
+    found = predict_and_propose(model, validation_batches(annotations, config, ALONE), ALONE, most=25)
+    assert sorted(found) == list(range(6))
+    for index, (detections, proposals) in found.items():
         torch.testing.assert_close(detections, alone[index], rtol=0, atol=0)
         height, width = annotations.sizes[index].tolist()
         assert config.test.after_nms < len(proposals) <= 25
@@ -90,12 +90,13 @@ def test_proposals_come_from_the_same_pass(config: DetConfig, annotations: Annot
         assert (proposals.amax(0) > 96).any(), "no box would be outside the resized image: the test sees nothing"
     fewer = predict_and_propose(model, validation_batches(annotations, config, ALONE), ALONE, most=5)
     for index, (_, proposals) in fewer.items():
-        torch.testing.assert_close(proposals, runtime_found[index][1][:5], rtol=0, atol=0)
+        torch.testing.assert_close(proposals, found[index][1][:5], rtol=0, atol=0)
     fast = predict_and_propose(
         FastRCNN(model, ALONE), validation_batches(annotations, config, ALONE), ALONE, most=5
     )
     for index, (_, proposals) in fast.items():
-        torch.testing.assert_close(proposals, fewer[index][1], rtol=1e-3, atol=1e-2)
+        # Equal but for rounding, which may exchange two of about the same score.
+        assert (iou(proposals, found[index][1]).amax(1) > 0.99).all()
 
 
 def test_the_detector_finds_what_the_evaluation_finds(
