@@ -158,7 +158,7 @@ def main() -> None:
         if step % config.solver.eval_every == 0 or step == config.solver.steps:
             for name, network in networks.items():
                 result, _ = score(network, validation, config, runtime)  # type: ignore[arg-type]
-                curves.append({"step": step, "network": name, "map07": result.map07, "map": result.map})
+                curves.append({"step": step, "network": name, "map07": result.voc.map07, "map": result.voc.map})
                 print(curves[-1], flush=True)
     report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
 

@@ -88,7 +88,13 @@ def save_image(path: Path, image: np.ndarray) -> None:
 def plot_detection(rows: Sequence[dict[str, float]], path: Path) -> None:
     """The lines of a detector's metrics.jsonl → a picture: loss terms on the left, mAP on the right."""
     figure, right = _figure_with_loss(rows)
-    for name, title in (("map07", "mAP, VOC2007 11 points"), ("map", "mAP, area under the curve")):
+    titles = {
+        "map07": "VOC2007, 11 points",
+        "map": "VOC, area under the curve",
+        "ap50": "COCO, AP50",
+        "ap": "COCO, AP",
+    }
+    for name, title in titles.items():
         right.plot(*_series(rows, name), ".-", label=title)
     right.set(ylabel="mAP", title="Validation", ylim=(0, 1))
     _finish(figure, path)

@@ -20,20 +20,39 @@ import cv2
 import numpy as np
 import pytest
 
-from resdet.cli import COMMANDS, convert_weights, detect, eval_cls, run, study
+from resdet.cli import (
+    COMMANDS,
+    check_data,
+    convert_data,
+    convert_weights,
+    detect,
+    eval_cls,
+    eval_det,
+    new_recipe,
+    run,
+    study,
+)
 from resdet.config import ClsConfig, DetConfig, load_config, to_dict
 from resdet.data.shapes import CLASSES
+from resdet.evaluation.coco import STATS
 
 REPOSITORY = Path(__file__).parents[1]
 PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train_det.py": lambda arguments: run.parse(arguments, DetConfig, "train_det"),
-    "eval_det.py": lambda arguments: load_config(arguments[0], arguments[1:]),
+    "eval_det.py": eval_det.parse,
     "detect.py": detect.parse,
     "train_cls.py": lambda arguments: run.parse(arguments, ClsConfig, "train_cls"),
     "eval_cls.py": eval_cls.parse,
     "study.py": study.parse,
+    "new_recipe.py": new_recipe.parse,
+    "check_data.py": check_data.parse,
+    "convert_data.py": convert_data.parse,
     "convert_weights.py": convert_weights.parse,
 }
+PLOTS = [
+    *("precision_recall.png", "class_ap.png", "confusion.png", "errors.png", "proposal_recall.png"),
+    "detections.png",
+]
 DEMO = ("train_det.py", "eval_det.py", "detect.py")
 # What makes the demo small enough for a test.
 SMALL = (
@@ -250,17 +269,42 @@ def test_an_evaluation_leaves_its_report(
     report = recipe.parent / "runs/tiny/eval"
     assert str(report) in out
     figures = json.loads((report / "metrics.json").read_text())
-    assert set(figures) == {"map07", "map", "images", "per_class"}
+    parts = {"errors", "confusion", "proposals", "per_class"}
+    assert set(figures) == {"images", "map07", "map", *STATS, *parts}
     assert figures["images"] == 4 and set(figures["per_class"]) == set(CLASSES)
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
-    assert figures["map07"] == pytest.approx(last["map07"]) and figures["map"] == pytest.approx(last["map"])
-    for name in ("precision_recall.png", "detections.png"):
+    for name in ("map07", "map", "ap", "ap50", "ap75"):
+        assert figures[name] == pytest.approx(last[name], rel=1e-5)  # logged with six digits
+    for name in PLOTS:
         assert cv2.imread(str(report / name)).std() > 1
     results = {path.name: path.read_text().splitlines() for path in (report / "voc").iterdir()}
     assert set(results) == {f"comp4_det_test_{name}.txt" for name in CLASSES}
     found = [line.split() for lines in results.values() for line in lines]
     assert found and all(len(words) == 6 for words in found)
     assert {words[0] for words in found} <= set((shapes_root / "ImageSets/Main/val.txt").read_text().split())
+
+    # The detections alone give the same figures: to the bit from COCO's file, as rounded in VOC's.
+    for detections, tolerance in ((report / "coco_results.json", 0), (report / "voc", 0.05)):
+        status, out, err = cli("eval-det", recipe, "--detections", detections, "--data.workers", 0)
+        assert (status, err) == (0, "") and "val: 4 images" in out
+        saved = report.with_name("eval_saved")
+        again = json.loads((saved / "metrics.json").read_text())
+        assert set(again) == set(figures) - {"proposals"}
+        for name in ("map07", "map", "ap", "ap50", "ap75"):
+            assert again[name] == pytest.approx(figures[name], abs=tolerance)
+        if not tolerance:
+            assert again == {name: value for name, value in figures.items() if name != "proposals"}
+            assert (report / "coco_results.json").read_bytes() == (saved / "coco_results.json").read_bytes()
+    names = {path.name for path in report.iterdir()}
+    assert {path.name for path in saved.iterdir()} == names - {"proposal_recall.png"}
+
+
+def test_saved_detections_of_another_data_set(recipe: Path, complains: Callable[..., None], tmp_path: Path) -> None:
+    saved = tmp_path / "results.json"
+    saved.write_text('[{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
+    complains(["eval-det", recipe, "--detections", saved], saved, "image 5", "--data.val")
+    complains(["eval-det", recipe, "--detections", tmp_path], tmp_path / "comp4_det_test_", "missing")
+    complains(["eval-det", recipe, "--detections", tmp_path / "none"], tmp_path / "none", "No such file")
 
 
 def test_detection_goes_on_after_a_broken_image(

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from evaluation_cases import random_case
 from reference import voc_ap_literal
 
-from resdet.evaluation.plots import plot_precision_recall
 from resdet.evaluation.voc import (
     average_precision,
     average_precision_07,
     evaluate_voc,
-    format_table,
     read_voc_results,
     write_voc_results,
 )
@@ -121,38 +120,9 @@ def test_accepts_arrays():
     assert evaluate_voc([detection], [target], 1).map == 1
 
 
-def random_boxes(rng, count, size):
-    """Few places in a small image, on quarter pixels, so that overlaps, duplicates and ties abound."""
-    corner = rng.integers(0, 4 * size, (count, 2)) / 4
-    extent = np.where(rng.random((count, 1)) < 0.2, 1.0, rng.integers(1, 4 * size, (count, 2)) / 4)
-    boxes = np.concatenate([corner, corner + extent], axis=1).astype(np.float32)
-    if count:
-        boxes = np.where(rng.random((count, 1)) < 0.3, boxes[rng.integers(0, count, count)], boxes)
-    return boxes
-
-
-def random_case(rng):
-    """Detections and targets of a few images of 3 classes; the case's chances may leave any of them empty."""
-    images, most_boxes, most_detections = rng.integers(0, 7), rng.integers(0, 9), rng.integers(0, 25)
-    size, difficult_share, levels = rng.integers(1, 9), rng.choice([0, 0.3, 0.3, 1]), rng.choice([2, 8, 1000])
-    detections, targets = [], []
-    for _ in range(images):
-        boxes = random_boxes(rng, rng.integers(0, most_boxes + 1), size)
-        labels = rng.integers(0, 3, len(boxes))
-        targets.append(Target(*map(torch.from_numpy, (boxes, labels, rng.random(len(boxes)) < difficult_share))))
-        near = np.concatenate([boxes, boxes + rng.integers(-1, 2, boxes.shape) / 4]).astype(np.float32)
-        near = near[((near[:, 2:] - near[:, :2]) > 0).all(axis=1)]
-        pool = np.concatenate([near, random_boxes(rng, 4, size)])
-        chosen = rng.integers(0, len(pool), rng.integers(0, most_detections + 1))
-        scores = (rng.integers(0, levels, len(chosen)) / levels).astype(np.float32)
-        likely = np.concatenate([labels, labels, rng.integers(0, 3, len(pool))])[chosen]
-        detections.append(Detections(*map(torch.from_numpy, (pool[chosen], scores, likely))))
-    return detections, targets
-
-
 def test_random_data_sets_agree_with_the_literal_loops():
     seen_ap = []
-    for seed in range(300):
+    for seed in range(1000):
         rng = np.random.default_rng(seed)
         detections, targets = random_case(rng)
         threshold = rng.choice([0.3, 0.5, 0.75])
@@ -165,9 +135,7 @@ def test_random_data_sets_agree_with_the_literal_loops():
             seen_ap.append(ap)
     seen_ap = np.array(seen_ap)
     # The cases are worth something only if they reach every kind of outcome.
-    assert (
-        np.isnan(seen_ap).sum() > 50 and (seen_ap == 0).sum() > 50 and ((seen_ap > 0) & (seen_ap < 1)).sum() > 200
-    )
+    assert min(np.isnan(seen_ap).sum(), (seen_ap == 0).sum(), ((seen_ap > 0) & (seen_ap < 1)).sum()) > 200
 
 
 def test_nan_score_is_one_clear_sentence():
@@ -213,7 +181,8 @@ def test_results_files_round_trip(tmp_path):
     for count in (7, 0, 30):
         scores = -np.sort(-rng.choice(10**6, count, replace=False) / 10**6)  # distinct when printed, best first
         labels = torch.from_numpy(rng.integers(0, 3, count))
-        boxes = torch.from_numpy(rng.random((count, 4)) * 500).float()
+        corners = rng.random((2, count, 2)) * 500
+        boxes = torch.from_numpy(np.concatenate([corners.min(0), corners.max(0)], 1)).float()
         written.append(Detections(boxes, torch.from_numpy(scores).float(), labels))
     write_voc_results(tmp_path, written, IDS, NAMES)
     read = read_voc_results(tmp_path, IDS, NAMES)
@@ -237,52 +206,29 @@ def test_reading_for_no_image(tmp_path):
         ("000003 0.5 1 2 3 four", "expected 'image_id score x1 y1 x2 y2'"),
         ("000004 0.5 1 2 3 4", "the image '000004' is not in the data set"),
         ("000003 nan 1 2 3 4", "must be finite numbers"),
+        ("000003 0.5 9 2 3 4", "x2 and y2 must not be less than x1 and y1"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, message):
+def test_a_bad_line_is_named(tmp_path, refuses, line, message):
     write_voc_results(tmp_path, [detected([], [])] * 3, IDS, NAMES)
     path = tmp_path / "comp4_det_test_dog.txt"
     path.write_text(f"000003 0.5 1 2 3 4\n{line}\n")
-    with pytest.raises(ValueError, match=message) as error:
+    with refuses(f"{path}, line 2: ", message):
         read_voc_results(tmp_path, IDS, NAMES)
-    assert str(error.value).startswith(f"{path}, line 2: ")
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"comp4_det_test_cat\.txt is missing"):
+def test_a_missing_file_is_named(tmp_path, refuses):
+    with refuses("comp4_det_test_cat.txt is missing"):
+        read_voc_results(tmp_path, IDS, NAMES)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path, refuses):
+    write_voc_results(tmp_path, [detected([], [])] * 3, IDS, NAMES)
+    (tmp_path / "comp4_det_test_dog.txt").write_bytes(b"\xff\xfe")
+    with refuses("comp4_det_test_dog.txt cannot be read"):
         read_voc_results(tmp_path, IDS, NAMES)
 
 
 def test_as_many_ids_as_images(tmp_path):
     with pytest.raises(ValueError, match="detections for 1 images but 3 image ids"):
         write_voc_results(tmp_path, [detected([BOX], [0.5])], IDS, NAMES)
-
-
-def test_table():
-    result = evaluate_voc([detected([BOX, BOX], [0.9, 0.8], [0, 2])], [annotated([BOX, OTHER, AWAY], [0, 0, 1])], 3)
-    # The cat: 1 of 2 found, precision 1: AP ½, AP07 6/11.
-    assert format_table(result, NAMES).splitlines() == [
-        "class  positives   AP07 %     AP %",
-        "cat            2    54.55    50.00",
-        "dog            1     0.00     0.00",
-        "cow            0        -        -",
-        "----------------------------------",
-        "mean           3    27.27    25.00",
-    ]
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("classes", [1, 30])
-def test_picture(tmp_path, classes):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, classes, 60).tolist()  # some of the 30 classes stay empty
-    boxes = random_boxes(rng, 60, 8).tolist()
-    result = evaluate_voc([detected(boxes, rng.random(60).tolist(), labels)], [annotated(boxes, labels)], classes)
-    plot_precision_recall(result, [f"class {i}" for i in range(classes)], tmp_path / "new" / "curves.png")
-    assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.filterwarnings("error")
-def test_picture_of_nothing(tmp_path):
-    plot_precision_recall(evaluate_voc([], [], 2), ["cat", "dog"], tmp_path / "empty.png")
-    assert (tmp_path / "empty.png").is_file()

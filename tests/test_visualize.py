@@ -189,7 +189,8 @@ def test_speed_and_learning_rate_are_no_losses(tmp_path: Path, monkeypatch: pyte
     plot_detection([row(1, data_wait=0.1, seconds_left=9), evaluation(1)], tmp_path / "curves.png")
     for axes in figures[0].axes:
         shown += [str(line.get_label()) for line in axes.lines]
-    assert shown == ["loss", "rpn_cls", "val_loss", "mAP, VOC2007 11 points", "mAP, area under the curve"]
+    metrics = ["VOC2007, 11 points", "VOC, area under the curve", "COCO, AP50", "COCO, AP"]
+    assert shown == ["loss", "rpn_cls", "val_loss", *metrics]
 
 
 @pytest.mark.parametrize("top1", [0.05, 0.28, 0.95])

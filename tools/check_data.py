@@ -1,8 +1,7 @@
 """Look at a data set before training on it.
 
     python tools/check_data.py configs/bccd_r18.py
-    python tools/check_data.py configs/voc07_r101.py --data.format coco --data.root DIR --data.train train \\
-        --data.val val --data.classes
+    python tools/check_data.py configs/voc07_r101.py --data.format coco --data.root DIR --data.train train
 
 Opens every image and reads every annotation of a recipe: unreadable images, images of another size than stated,
 missing, doubled, or in both splits (also as a copy of another size or compression), boxes outside or without area,

@@ -33,9 +33,7 @@ SHOWN = 3  # sentences of a kind
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE [--setting VALUE …]: look for what is wrong with a data set"""
-    if not arguments or arguments[0].startswith("-"):
-        raise UserError("Name a recipe first, as in `check_data configs/bccd_r18.py --data.root DIR`.")
-    config = load_config(arguments[0], arguments[1:])
+    config = parse(arguments)
     splits = read_splits(config)
     for split, part in splits.items():
         print(describe(part, split))
@@ -45,6 +43,13 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(config.runs) / config.name / "data"
     write(folder, findings, figures, splits)
     print(f"All of it, and pictures, are in {folder}.")
+
+
+def parse(arguments: Sequence[str]) -> DetConfig:
+    """The recipe whose data are to be looked at."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("Name a recipe first, as in `check_data configs/bccd_r18.py --data.root DIR`.")
+    return load_config(arguments[0], arguments[1:])
 
 
 def read_splits(config: DetConfig) -> dict[str, Annotations]:

@@ -13,15 +13,7 @@ from resdet.errors import UserError
 
 def main(arguments: Sequence[str]) -> None:
     """ROOT OUTPUT --to FORMAT [--splits NAME …]: write a data set in another format, and say what it cannot hold"""
-    parser = argparse.ArgumentParser(prog="convert_data")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder of the new one")
-    parser.add_argument("--to", required=True, choices=FORMATS, help="format to write")
-    parser.add_argument("--format", choices=FORMATS, help="format of ROOT; it is found if not given")
-    parser.add_argument("--splits", nargs="+", metavar="NAME", help="splits to convert; all if not given")
-    parser.add_argument("--classes", nargs="+", default=(), metavar="CLASS", help="in this order; all if not given")
-    parser.add_argument("--link", action="store_true", help="link to the images instead of copying them")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     kind, splits = options.format, options.splits
     if kind is None:
         kind, found = find_format(options.root)
@@ -42,3 +34,16 @@ def main(arguments: Sequence[str]) -> None:
         for what in convert(annotations, options.to, options.output, split, options.link):
             print(f"  {options.to} cannot hold {what}.")
     print(f"{options.output} has {', '.join(splits)} in the format {options.to}.")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(prog="convert_data")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder of the new one")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="format to write")
+    parser.add_argument("--format", choices=FORMATS, help="format of ROOT; it is found if not given")
+    parser.add_argument("--splits", nargs="+", metavar="NAME", help="splits to convert; all if not given")
+    parser.add_argument("--classes", nargs="+", default=(), metavar="CLASS", help="in this order; all if not given")
+    parser.add_argument("--link", action="store_true", help="link to the images instead of copying them")
+    return parser.parse_args(arguments)

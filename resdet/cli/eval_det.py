@@ -1,10 +1,12 @@
-"""Evaluate a detector on the validation data of a recipe."""
+"""Evaluate a detector, or the detections that it left, on the validation data of a recipe."""
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
@@ -12,12 +14,15 @@ from resdet.data.build import describe, read_annotations, validation_batches
 from resdet.data.images import read_image
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model, write_text
+from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
-from resdet.evaluation.plots import plot_precision_recall
-from resdet.evaluation.predict import predict
-from resdet.evaluation.voc import VocResult, evaluate_voc, format_table, write_voc_results
+from resdet.evaluation import report
+from resdet.evaluation.coco import read_coco_results
+from resdet.evaluation.predict import predict, predict_and_propose
+from resdet.evaluation.proposals import NUMBERS
+from resdet.evaluation.report import Scores
+from resdet.evaluation.voc import read_voc_results
 from resdet.inference.detector import restore
 from resdet.inference.fast import FastRCNN
 from resdet.types import Detections
@@ -27,15 +32,27 @@ SHEET_IMAGES = 8
 
 
 def main(arguments: Sequence[str]) -> None:
-    """RECIPE --weights RUN|FILE [--setting VALUE …]: score a detector on the recipe's validation data"""
-    if not arguments or arguments[0].startswith("-"):
-        raise UserError("Name a recipe first, as in: eval_det configs/shapes_r18.py --weights runs/shapes_r18")
-    config = load_config(arguments[0], arguments[1:])
+    """RECIPE --weights RUN|FILE or --detections FILE|FOLDER [--setting VALUE …]: score on the validation data"""
+    config, saved = parse(arguments)
     runtimes.join()
     try:
-        evaluate(config, runtimes.start(config.device, config.solver.precision))
+        runtime = runtimes.start(config.device, config.solver.precision)
+        if saved is None:
+            evaluate(config, runtime)
+        elif runtime.is_main:
+            evaluate_saved(config, saved)
     finally:
         runtimes.leave()
+
+
+def parse(arguments: Sequence[str]) -> tuple[DetConfig, Path | None]:
+    """The config, and the saved detections that are to be scored in place of a model."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("Name a recipe first, as in: eval_det configs/shapes_r18.py --weights runs/shapes_r18")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # --help is the recipe's
+    parser.add_argument("--detections", type=Path)
+    options, settings = parser.parse_known_args(arguments[1:])
+    return load_config(arguments[0], settings), options.detections
 
 
 def evaluate(config: DetConfig, runtime: Runtime) -> None:
@@ -53,45 +70,64 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
             f"{', '.join(annotations.classes)}: evaluate with the classes, in the order, of the training."
         )
     model = FastRCNN(restore(file, config.weights), runtime)
-    result, detections = score(model, annotations, config, runtime)
-    if not runtime.is_main:
-        return
-    print(describe(annotations, config.data.val))
-    print(format_table(result, file.classes))
-    folder = Path(config.runs) / config.name / "eval"
-    write_report(folder, result, detections, annotations)
-    print(f"Figures, curves, pictures and results files are in {folder}.")
+    batches = validation_batches(annotations, config, runtime)
+    found = predict_and_propose(model, batches, runtime, most=max(NUMBERS))
+    if runtime.is_main:
+        detections, proposals = zip(*(found[index] for index in range(len(annotations))), strict=True)
+        tell(config, "eval", annotations, detections, proposals)
+
+
+def evaluate_saved(config: DetConfig, saved: Path) -> None:
+    """Score detections that were written earlier: COCO's results JSON, or a folder of VOC's text files.
+
+    The report goes into the run's folder ``eval_saved``, so that it replaces none of a model.
+    """
+    annotations = read_annotations(config.data, config.data.val, config.data.classes)
+    if saved.is_dir():
+        ids = [annotations.id(index) for index in range(len(annotations))]
+        detections = read_voc_results(saved, ids, annotations.classes)
+    else:
+        detections = read_coco_results(saved, annotations)
+    tell(config, "eval_saved", annotations, detections)
 
 
 def score(
     model: FasterRCNN | FastRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
-) -> tuple[VocResult, list[Detections]]:
+) -> tuple[Scores, list[Detections]]:
     """Run `model` over all images and score it; the same on every process."""
     found = predict(model, validation_batches(annotations, config, runtime), runtime)
     detections = [found[index] for index in range(len(annotations))]
-    targets = [annotations.target(index) for index in range(len(annotations))]
-    return evaluate_voc(detections, targets, len(annotations.classes)), detections
+    return report.score(detections, annotations), detections
 
 
-def write_report(folder: Path, result: VocResult, detections: list[Detections], annotations: Annotations) -> None:
-    """metrics.json, the precision–recall plot, detections beside annotations, and VOC's results files."""
-    classes = annotations.classes
-    figures = {
-        "map07": result.map07,
-        "map": result.map,
-        "images": len(annotations),
-        "per_class": {
-            name: {"ap07": ap07, "ap": ap, "positives": int(positives)}
-            for name, ap07, ap, positives in zip(classes, result.ap07, result.ap, result.positives, strict=True)
-        },
-    }
-    write_text(folder / "metrics.json", json.dumps(figures, indent=1) + "\n")
-    write_voc_results(folder / "voc", detections, [annotations.id(i) for i in range(len(annotations))], classes)
-    plot_precision_recall(result, classes, folder / "precision_recall.png")
-    pictures = []
+def tell(
+    config: DetConfig,
+    name: str,
+    annotations: Annotations,
+    detections: Sequence[Detections],
+    proposals: Sequence[Tensor] | None = None,
+) -> None:
+    """Print the tables and leave the report in the run's folder `name`."""
+    scores = report.score(detections, annotations)
+    analysis = report.analyse(detections, annotations, proposals)
+    folder = Path(config.runs) / config.name / name
+    print(describe(annotations, config.data.val))
+    print(report.class_table(scores, annotations.classes))
+    print(report.coco_table(scores.coco.stats))
+    print(report.analysis_table(analysis))
+    report.write_report(folder, scores, analysis, detections, annotations)
+    draw_sheet(folder / "detections.png", detections, annotations)
+    print(f"Figures, plots, pictures and results files are in {folder}.")
+
+
+def draw_sheet(path: Path, detections: Sequence[Detections], annotations: Annotations) -> None:
+    """Annotations beside detections of some images; saved detections can be scored where the images are not."""
     step = max(1, len(annotations) // SHEET_IMAGES)
+    pictures = []
     for index in range(0, len(annotations), step)[:SHEET_IMAGES]:
-        image = read_image(annotations.file(index))
-        pictures.append(draw_target(image, annotations.target(index), classes))
-        pictures.append(draw_detections(image, detections[index], classes))
-    save_image(folder / "detections.png", contact_sheet(pictures))
+        if Path(annotations.file(index)).is_file():
+            image = read_image(annotations.file(index))
+            pictures.append(draw_target(image, annotations.target(index), annotations.classes))
+            pictures.append(draw_detections(image, detections[index], annotations.classes))
+    if pictures:
+        save_image(path, contact_sheet(pictures))

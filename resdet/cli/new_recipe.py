@@ -21,18 +21,7 @@ TRAIN, VAL = ("trainval", "train"), ("test", "val", "valid")  # in the order in 
 
 def main(arguments: Sequence[str]) -> None:
     """ROOT [--output RECIPE] [--format FORMAT] [--train SPLIT] [--val SPLIT]: write a recipe for a data set"""
-    parser = argparse.ArgumentParser(prog="new_recipe")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
-    parser.add_argument(
-        "--output", type=Path, help="recipe to write; configs/NAME.py, with the folder's name, if not given"
-    )
-    parser.add_argument("--format", choices=FORMATS, help="it is found if not given")
-    parser.add_argument("--train", metavar="SPLIT", help="training splits")
-    parser.add_argument("--val", metavar="SPLIT", help="evaluation splits")
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what the training will run on"
-    )
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     root, output = options.root, options.output or Path("configs") / f"{options.root.resolve().name}.py"
     if output.exists():
         raise UserError(f"{output} exists already: name another file with --output.")
@@ -51,6 +40,22 @@ def main(arguments: Sequence[str]) -> None:
     write_text(output, f'"""{text}\n"""\n\n{to_source(replace(config, name=""))}')
     print(f"\n{text}\n\n{output} is written. Look at the data, then train:\n")
     print(f"    python tools/check_data.py {output}\n    python tools/train_det.py {output}")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(prog="new_recipe")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
+    parser.add_argument(
+        "--output", type=Path, help="recipe to write; configs/NAME.py, with the folder's name, if not given"
+    )
+    parser.add_argument("--format", choices=FORMATS, help="it is found if not given")
+    parser.add_argument("--train", metavar="SPLIT", help="training splits")
+    parser.add_argument("--val", metavar="SPLIT", help="evaluation splits")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what the training will run on"
+    )
+    return parser.parse_args(arguments)
 
 
 def choose_splits(known: Sequence[str], train: str | None, val: str | None, root: Path) -> tuple[str, str]:

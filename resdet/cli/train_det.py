@@ -25,6 +25,8 @@ from resdet.evaluation.predict import mean_losses, to_device
 from resdet.types import Batch, Losses
 from resdet.visualize import plot_detection
 
+METRICS = ("map07", "map", "ap", "ap50", "ap75")  # of VOC and of COCO, whatever the data's format
+
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE [--setting VALUE …], or --resume RUN [--setting VALUE …]: train a detector"""
@@ -64,7 +66,7 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     def evaluate(network: FasterRCNN) -> dict[str, float]:
         terms = mean_losses(network, validation_batches(validation, config, runtime), runtime)
         result, _ = score(network, validation, config, runtime)
-        return {"val_loss": float(terms.loss), "map07": result.map07, "map": result.map}
+        return {"val_loss": float(terms.loss)} | {name: result.figures()[name] for name in METRICS}
 
     def save(network: nn.Module, path: Path, step: int) -> None:
         save_model(path, ModelFile(network.state_dict(), classes, config, step))

@@ -167,8 +167,8 @@ class TestConfig:
     """kept for an image"""
     batch_size: int = 1
     """images at a time in each process"""
-    metric: Literal["map07", "map"] = "map07"
-    """what picks the best checkpoint: VOC2007's 11-point mAP, or the area under the curve"""
+    metric: Literal["map07", "map", "ap", "ap50"] = "map07"
+    """what picks the best checkpoint: VOC2007's 11-point mAP, VOC's area under the curve, or COCO's AP or AP50"""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class FasterRCNN(nn.Module):
         grid_anchors: base anchors, height, width of the feature map → anchors
         label_anchors: anchors, target, height, width → the RPN's mini-batch
         propose: logits, deltas, anchors, sizes → proposals, in training
-        propose_for_test: the same at test time
+        propose_for_test: the same at test time; takes another `after_nms` too
         sample_rois: proposals, target, C → the head's mini-batch
         rpn_loss, head_loss: as in `losses`
         detect: class logits, deltas, proposals, sizes → detections
@@ -84,14 +84,26 @@ class FasterRCNN(nn.Module):
             sizes: (N, 2) heights and widths without padding
             targets: boxes in pixels of `images`, one for each image
         """
-        features = self.trunk(self.pixels(images, sizes))
-        logits, deltas = self.rpn(features)
-        anchors = self.grid_anchors(self.anchors, features.shape[2], features.shape[3])
+        features, logits, deltas, anchors = self.score_anchors(images, sizes)
         if targets is None:
             proposals = self.propose_for_test(logits, deltas, anchors, sizes)
             return self.detect(*self.head(features, *concatenate(proposals)), proposals, sizes)
         proposals = self.propose(logits.detach(), deltas.detach(), anchors, sizes)
         return self.losses(features, logits, deltas, anchors, proposals, sizes, targets)
+
+    def detect_and_propose(self, images: Tensor, sizes: Tensor, most: int) -> tuple[list[Detections], list[Tensor]]:
+        """The detections of `forward`, and from the same pass up to `most` proposals (P, 4) of each image."""
+        features, logits, deltas, anchors = self.score_anchors(images, sizes)
+        proposals = self.propose_for_test(logits, deltas, anchors, sizes)
+        detections = self.detect(*self.head(features, *concatenate(proposals)), proposals, sizes)
+        return detections, self.propose_for_test(logits, deltas, anchors, sizes, after_nms=most)
+
+    def score_anchors(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Trunk and RPN: features (N, channels, h, w), logits (N, K), deltas (N, K, 4) and anchors (K, 4)."""
+        features = self.trunk(self.pixels(images, sizes))
+        logits, deltas = self.rpn(features)
+        anchors = self.grid_anchors(self.anchors, features.shape[2], features.shape[3])
+        return features, logits, deltas, anchors
 
     def losses(
         self,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from resdet.boxes import rescale
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.runtime import Runtime, gather, seed_everything
 from resdet.inference.fast import FastRCNN
 from resdet.types import Batch, Detections, Losses, Target
+
+T = TypeVar("T")
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, list[Target]]:
@@ -19,24 +23,56 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.T
     return batch.images.to(device, non_blocking=True), batch.sizes, targets
 
 
-@torch.no_grad()
 def predict(model: FasterRCNN | FastRCNN, batches: Iterable[Batch], runtime: Runtime) -> dict[int, Detections]:
     """Detections of each image, by its position in the data set, in pixels of the image as it was read.
 
     Every process gives its own `batches` and receives the detections of all.
     """
     model.eval()
-    own: dict[int, Detections] = {}
+
+    def run(images: Tensor, batch: Batch) -> Iterable[Detections]:
+        return _as_read(model(images, batch.sizes), batch)
+
+    return _over(batches, runtime, run)
+
+
+def predict_and_propose(
+    model: FasterRCNN | FastRCNN, batches: Iterable[Batch], runtime: Runtime, most: int
+) -> dict[int, tuple[Detections, Tensor]]:
+    """As `predict`; besides the detections, up to `most` proposals (P, 4) of each image, best first."""
+    model.eval()
+
+    def run(images: Tensor, batch: Batch) -> Iterable[tuple[Detections, Tensor]]:
+        found, proposals = model.detect_and_propose(images, batch.sizes, most)
+        boxes = [_to_original(own, batch, i).cpu() for i, own in enumerate(proposals)]
+        return zip(_as_read(found, batch), boxes, strict=True)
+
+    return _over(batches, runtime, run)
+
+
+@torch.no_grad()
+def _over(batches: Iterable[Batch], runtime: Runtime, run: Callable[[Tensor, Batch], Iterable[T]]) -> dict[int, T]:
+    """What `run` makes of the images of all processes, by their position in the data set."""
+    own: dict[int, T] = {}
     for batch in batches:
         with runtime.autocast():
-            images, sizes, _ = to_device(batch, runtime.device)
-            found = model(images, sizes)
-        for index, detections, size, original in zip(
-            batch.indices, found, batch.sizes.tolist(), batch.original_sizes.tolist(), strict=True
-        ):
-            boxes = rescale(detections.boxes, original[1] / size[1], original[0] / size[0])
-            own[index] = Detections(boxes.cpu(), detections.scores.cpu(), detections.labels.cpu())
+            images, _, _ = to_device(batch, runtime.device)
+            own |= zip(batch.indices, run(images, batch), strict=True)
     return {index: found for part in gather(own) for index, found in part.items()}
+
+
+def _as_read(found: Sequence[Detections], batch: Batch) -> list[Detections]:
+    """On the CPU, in pixels of the images as they were read."""
+    return [
+        Detections(_to_original(boxes, batch, i).cpu(), scores.cpu(), labels.cpu())
+        for i, (boxes, scores, labels) in enumerate(found)
+    ]
+
+
+def _to_original(boxes: Tensor, batch: Batch, i: int) -> Tensor:
+    """(D, 4) in pixels of image `i` of the batch → in pixels of that image as it was read"""
+    (height, width), (new_height, new_width) = batch.original_sizes[i].tolist(), batch.sizes[i].tolist()
+    return rescale(boxes, width / new_width, height / new_height)
 
 
 @torch.no_grad()

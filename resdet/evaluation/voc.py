@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resdet.errors import UserError, reason
+from resdet.evaluation.flat import Flat, flatten, flatten_both, overlap
 from resdet.types import Detections, Target
 
 # The recalls of the 2007 rule as exact tenths: np.arange(0, 1.1, 0.1), which other code uses, holds
@@ -77,56 +79,7 @@ def average_precision_07(recall: NDArray[np.float64], precision: NDArray[np.floa
     return float(np.append(interpolate(precision), 0.0)[reached].mean())
 
 
-class _Flat(NamedTuple):
-    """The boxes of all images, one after another."""
-
-    images: NDArray[np.int64]  # (n,) position of the image
-    boxes: NDArray[np.float64]  # (n, 4)
-    labels: NDArray[np.int64]  # (n,)
-    values: NDArray[np.float64]  # (n,) scores of detections, difficult flags of ground truth
-
-
-def _flatten(
-    per_image: Sequence[Detections] | Sequence[Target], value_field: str, num_classes: int, what: str
-) -> _Flat:
-    boxes_per_image = [np.asarray(item.boxes, dtype=np.float64).reshape(-1, 4) for item in per_image]
-    labels_per_image = [np.asarray(item.labels, dtype=np.int64) for item in per_image]
-    values_per_image = [np.asarray(getattr(item, value_field), dtype=np.float64) for item in per_image]
-    for i, fields in enumerate(zip(boxes_per_image, labels_per_image, values_per_image, strict=True)):
-        if len({len(field) for field in fields}) > 1:
-            raise ValueError(
-                f"Image number {i} (counted from 0) must have as many labels and {value_field} as boxes."
-            )
-    flat = _Flat(
-        images=np.repeat(np.arange(len(per_image)), [len(b) for b in boxes_per_image]),
-        boxes=np.concatenate([np.empty((0, 4)), *boxes_per_image]),
-        labels=np.concatenate([np.empty(0, np.int64), *labels_per_image]),
-        values=np.concatenate([np.empty(0), *values_per_image]),
-    )
-    finite = np.logical_and.reduce(np.isfinite(flat.boxes), axis=1)
-    inside = (flat.labels >= 0) & (flat.labels < num_classes)
-    _require(flat, np.isfinite(flat.values), f"has a {what} whose score is not a finite number")
-    _require(flat, finite, f"has a {what} whose corners are not finite numbers")
-    _require(flat, inside, f"has a {what} outside the {num_classes} classes")
-    return flat
-
-
-def _require(flat: _Flat, good: NDArray[np.bool_], complaint: str) -> None:
-    if not good.all():
-        raise ValueError(f"Image number {flat.images[good.argmin()]} (counted from 0) {complaint}.")
-
-
-def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(P, 4), (P, 4) → (P,): intersection over union, row by row; 0 where the boxes do not meet."""
-    width, height = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(min=0).T
-    area_a, area_b = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (a, b))
-    intersection = width * height
-    return np.divide(
-        intersection, area_a + area_b - intersection, out=np.zeros_like(intersection), where=intersection > 0
-    )
-
-
-def _assign(found: _Flat, truth: _Flat, num_classes: int, iou_threshold: float) -> NDArray[np.int64]:
+def _assign(found: Flat, truth: Flat, num_classes: int, iou_threshold: float) -> NDArray[np.int64]:
     """(D,): the ground-truth box each detection overlaps most, the first in a tie; −1 below the threshold.
 
     As in the kit, a detection whose best box is taken does not fall back on its second best: each assignment
@@ -141,10 +94,10 @@ def _assign(found: _Flat, truth: _Flat, num_classes: int, iou_threshold: float) 
     pair_found = np.repeat(np.arange(len(found_key)), count)  # (P,)
     place_in_run = np.arange(len(pair_found)) - np.repeat(np.cumsum(count) - count, count)  # (P,)
     pair_truth = by_key[np.repeat(start, count) + place_in_run]  # (P,)
-    overlap = _overlap(found.boxes[pair_found], truth.boxes[pair_truth])  # (P,)
+    overlaps = overlap(found.boxes[pair_found], truth.boxes[pair_truth])  # (P,)
 
-    near = np.flatnonzero((overlap >= iou_threshold) & (overlap > 0))
-    near = near[np.lexsort((-overlap[near], pair_found[near]))]  # by detection, largest overlap first; stable
+    near = np.flatnonzero((overlaps >= iou_threshold) & (overlaps > 0))
+    near = near[np.lexsort((-overlaps[near], pair_found[near]))]  # by detection, largest overlap first; stable
     matched, best = np.unique(pair_found[near], return_index=True)
     assigned = np.full(len(found_key), -1)
     assigned[matched] = pair_truth[near[best]]
@@ -165,10 +118,7 @@ def evaluate_voc(
     By falling score (ties in the order given), the first detection assigned to a box is a true positive; a
     later one, or one without a box, is a false positive. One assigned to a difficult box is left out.
     """
-    if len(detections) != len(targets):
-        raise ValueError(f"There are detections for {len(detections)} images but ground truth for {len(targets)}.")
-    found = _flatten(detections, "scores", num_classes, "detection")
-    truth = _flatten(targets, "difficult", num_classes, "ground-truth box")
+    found, truth = flatten_both(detections, targets, num_classes)
     difficult = truth.values > 0
     positives = np.bincount(truth.labels[~difficult], minlength=num_classes)
 
@@ -200,7 +150,7 @@ def write_voc_results(
     """Write the kit's results files, one a class: `image_id score x1 y1 x2 y2`, pixels 1-based inclusive."""
     if len(detections) != len(image_ids):
         raise ValueError(f"There are detections for {len(detections)} images but {len(image_ids)} image ids.")
-    found = _flatten(detections, "scores", len(class_names), "detection")
+    found = flatten(detections, "scores", len(class_names), "detection")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for label, class_name in enumerate(class_names):
         rows = np.flatnonzero(found.labels == label)
@@ -215,28 +165,41 @@ def write_voc_results(
 def _read_results_file(path: Path, position: dict[str, int]) -> NDArray[np.float64]:
     """(n, 6): image position, score and corners in our continuous pixels, one row a line."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: VOC results have one file for each class, empty if need be.")
+        raise UserError(f"{path} is missing: VOC results have one file for each class, empty if need be.")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): copy it again.") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         image_id, *numbers = line.rsplit(maxsplit=5) or [""]
         try:
             score, x1, y1, x2, y2 = map(float, numbers)
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: expected 'image_id score x1 y1 x2 y2', not {line!r}."
             ) from None
         if image_id not in position:
-            raise ValueError(f"{path}, line {number}: the image {image_id!r} is not in the data set.")
+            raise UserError(
+                f"{path}, line {number}: the image {image_id!r} is not in the data set; choose its images with "
+                "--data.val."
+            )
         rows.append((position[image_id], score, x1 - 1, y1 - 1, x2, y2))
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
     bad = ~np.isfinite(table).all(axis=1)
     if bad.any():
-        raise ValueError(f"{path}, line {bad.argmax() + 1}: the score and the corners must be finite numbers.")
+        raise UserError(f"{path}, line {bad.argmax() + 1}: the score and the corners must be finite numbers.")
+    bad = (table[:, 4:] < table[:, 2:4] - 0.02).any(axis=1)  # two hundredths: a box without area, as rounded
+    if bad.any():
+        raise UserError(f"{path}, line {bad.argmax() + 1}: x2 and y2 must not be less than x1 and y1.")
     return table
 
 
 def read_voc_results(folder: Path | str, image_ids: Sequence[str], class_names: Sequence[str]) -> list[Detections]:
-    """Read what `write_voc_results` wrote: the detections of each image, best score first, then by class."""
+    """Read what `write_voc_results` wrote: the detections of each image, best score first, then by class.
+
+    Raises UserError, with file and line, for what is no result of these images.
+    """
     position = {image_id: i for i, image_id in enumerate(image_ids)}
     tables = [_read_results_file(_results_file(folder, name), position) for name in class_names]
     table = np.concatenate([np.empty((0, 6)), *tables])
@@ -249,18 +212,3 @@ def read_voc_results(folder: Path | str, image_ids: Sequence[str], class_names: 
         Detections(torch.from_numpy(t[:, 2:]).float(), torch.from_numpy(t[:, 1]).float(), torch.from_numpy(c))
         for t, c in parts
     ][: len(image_ids)]
-
-
-def _percent(ap: float) -> str:
-    return "-" if np.isnan(ap) else f"{100 * ap:.2f}"
-
-
-def format_table(result: VocResult, class_names: Sequence[str]) -> str:
-    """A plain-text table of AP in percent, one row a class, then the means; "-" without ground truth."""
-    rows = list(zip(class_names, result.positives.tolist(), result.ap07, result.ap, strict=True))
-    rows.append(("mean", int(result.positives.sum()), result.map07, result.map))
-    width = max(len(name) for name in ("class", *class_names))
-    lines = [f"{'class':<{width}}  positives   AP07 %     AP %"]
-    lines += [f"{name:<{width}}  {n:>9}  {_percent(ap07):>7}  {_percent(ap):>7}" for name, n, ap07, ap in rows]
-    lines.insert(-1, "-" * len(lines[0]))
-    return "\n".join(lines)

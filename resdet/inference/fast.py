@@ -57,6 +57,12 @@ class FastRCNN(nn.Module):
         with torch.autocast(self.runtime.device.type, enabled=False):
             return self.model(images, sizes)
 
+    @torch.no_grad()
+    def detect_and_propose(self, images: Tensor, sizes: Tensor, most: int) -> tuple[list[Detections], list[Tensor]]:
+        """As `FasterRCNN.detect_and_propose`."""
+        with torch.autocast(self.runtime.device.type, enabled=False):
+            return self.model.detect_and_propose(images, sizes, most)
+
 
 def fuse(network: nn.Module, runtime: Runtime) -> None:
     """Replace the convolutions of `network`, and the normalisations that follow them where those are constant."""

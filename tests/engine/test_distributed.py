@@ -99,7 +99,7 @@ def evaluation(config: DetConfig, runtime: Runtime) -> dict[str, Any]:
     result, detections = score(oracle, annotations, config, runtime)  # type: ignore[arg-type]
     losses = mean_losses(fresh_detector(config), validation_batches(annotations, config, runtime), runtime)
     return {
-        "ap": torch.tensor(result.ap),
+        "ap": torch.tensor(result.voc.ap),
         "detections": [tuple(found) for found in detections],
         "losses": tuple(losses),
     }

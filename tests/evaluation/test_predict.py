@@ -18,8 +18,9 @@ from resdet.data.build import read_annotations, validation_batches
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime, seed_everything
-from resdet.evaluation.predict import mean_losses, predict, to_device
+from resdet.evaluation.predict import mean_losses, predict, predict_and_propose, to_device
 from resdet.inference.detector import Detector, restore
+from resdet.inference.fast import FastRCNN
 from resdet.types import Detections, Losses
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
@@ -74,6 +75,28 @@ def test_boxes_come_back_in_pixels_of_the_image_as_it_was_read(
         assert len(detections.boxes) and (detections.boxes <= torch.tensor([width, height] * 2) + 1e-3).all()
         beyond += int((detections.boxes > 96).any())
     assert beyond, "no box would be outside the resized image: the test sees nothing"
+
+
+def test_proposals_come_from_the_same_pass(config: DetConfig, annotations: Annotations, model: FasterRCNN) -> None:
+    """The detections are those of `predict`; the proposals, taken further, begin with those that the head saw."""
+    alone = predict(model, validation_batches(annotations, config, ALONE), ALONE)
+    found = predict_and_propose(model, validation_batches(annotations, config, ALONE), ALONE, most=25)
+    assert sorted(found) == list(range(6))
+    for index, (detections, proposals) in found.items():
+        torch.testing.assert_close(detections, alone[index], rtol=0, atol=0)
+        height, width = annotations.sizes[index].tolist()
+        assert config.test.after_nms < len(proposals) <= 25
+        assert (proposals <= torch.tensor([width, height] * 2) + 1e-3).all() and (proposals >= 0).all()
+        assert (proposals.amax(0) > 96).any(), "no box would be outside the resized image: the test sees nothing"
+    fewer = predict_and_propose(model, validation_batches(annotations, config, ALONE), ALONE, most=5)
+    for index, (_, proposals) in fewer.items():
+        torch.testing.assert_close(proposals, found[index][1][:5], rtol=0, atol=0)
+    fast = predict_and_propose(
+        FastRCNN(model, ALONE), validation_batches(annotations, config, ALONE), ALONE, most=5
+    )
+    for index, (_, proposals) in fast.items():
+        # Equal but for rounding, which may exchange two of about the same score.
+        assert (iou(proposals, found[index][1]).amax(1) > 0.99).all()
 
 
 def test_the_detector_finds_what_the_evaluation_finds(

@@ -1,0 +1,44 @@
+"""resdet.evaluation.confusion by hand and against a literal loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from evaluation_cases import random_case
+from reference_evaluation import confusion_literal
+
+from resdet.evaluation.confusion import confusion_matrix
+from resdet.types import Detections, Target
+
+
+def test_by_hand() -> None:
+    left, right, away = [0.0, 0.0, 10.0, 10.0], [50.0, 0.0, 60.0, 10.0], [90.0, 0.0, 95.0, 5.0]
+    boxes = torch.tensor([left, left, right, away, away])
+    found = Detections(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6, 0.2]), torch.tensor([0, 1, 1, 0, 1]))
+    objects = torch.tensor([left, right, [0.0, 50.0, 9.0, 59.0]])
+    target = Target(objects, torch.tensor([0, 0, 1]), torch.tensor([False, False, False]))
+    # Annotated 0: one found as 0, one as 1. Annotated 1: missed. Nothing there: the second on the left, one away.
+    assert confusion_matrix([found], [target], 2).tolist() == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]
+    assert confusion_matrix([found], [target], 2, min_score=0.1).tolist() == [[1, 1, 0], [0, 0, 1], [1, 2, 0]]
+    # The objects of class 0 are difficult now: what lies on them is not counted.
+    difficult = target._replace(difficult=torch.tensor([True, True, False]))
+    assert confusion_matrix([found], [difficult], 2).tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_nothing() -> None:
+    assert not confusion_matrix([], [], 2).any()
+    with pytest.raises(ValueError, match="detections for 0 images but ground truth for 1"):
+        confusion_matrix([], [Target(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).bool())], 2)
+
+
+def test_random_data_sets_agree_with_the_literal_loop() -> None:
+    total = np.zeros((4, 4), int)
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        detections, targets = random_case(rng)
+        thresholds = float(rng.choice([0.0, 0.25, 0.5])), float(rng.choice([0.3, 0.5]))
+        matrix = confusion_matrix(detections, targets, 3, *thresholds)
+        assert matrix.tolist() == confusion_literal(detections, targets, 3, *thresholds), seed
+        total += matrix
+    assert (total + np.diag([0, 0, 0, 10]) >= 10).all()
