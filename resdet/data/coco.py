@@ -6,30 +6,15 @@ import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from resdet.data.annotations import Annotations
+from resdet.data.coco_file import FILES, Split, load_split, whole_numbers
 from resdet.data.images import ImageError, probe_image
 from resdet.data.records import label_names, unknown_class
-from resdet.errors import UserError, reason
-
-# Where the file of a split may lie in the data set's folder: COCO's own place, plain ones, Roboflow's.
-FILES = ("annotations/instances_{}.json", "annotations/{}.json", "{}.json", "{}/_annotations.coco.json")
-# Where its images may lie.
-FOLDERS = ("{}", "images/{}", "images", ".", "{}/images")
-
-
-class Split(NamedTuple):
-    """What one file says, checked."""
-
-    path: Path
-    images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    categories: dict[int, str]
-    files: list[str]
-    """path of each image; empty where it is missing"""
+from resdet.errors import UserError
 
 
 def read_coco(
@@ -58,7 +43,7 @@ def read_coco(
             image, unknown class
     """
     root = Path(root)
-    parts = [_load(root, split.strip(), source) for split in splits.split("+")]
+    parts = [load_split(root, split.strip(), source) for split in splits.split("+")]
     _refuse_shared_numbers(parts)
     category_ids = _categories(parts)
     if not classes:
@@ -78,88 +63,11 @@ def read_coco(
     return _join(read, classes, np.array([category_ids[name] for name in classes], np.int64))
 
 
-# From a file to lists
-
-
-def find_file(root: Path, split: str) -> Path | None:
-    """The JSON file of a split, if there is one."""
-    places = [root / place.format(split) for place in FILES]
-    if split.endswith(".json"):
-        places = [root / split]
-    return next((path for path in places if path.is_file()), None)
-
-
-def _load(root: Path, split: str, source: str) -> Split:
-    path = find_file(root, split)
-    if path is None:
-        if not root.is_dir():
-            raise UserError(f"The data set {root} is missing; to get it: {source or 'see datasets/README.md'}.")
-        known = ", ".join(sorted(str(p.relative_to(root)) for p in root.rglob("*.json"))[:8]) or "none"
-        raise UserError(
-            f"There is no {root / FILES[0].format(split)} for the split {split!r}; the JSON files there: {known}."
-        )
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({reason(error)}): copy it again.") from error
-    lists: list[Any] = [
-        content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations", "categories")
-    ]
-    if not all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in lists):
-        raise UserError(
-            f"{path} is no file of COCO instances: it needs lists of images, annotations and categories."
-        )
-    images, annotations, categories = lists
-    names = dict(zip(_numbers(path, categories, "id", "category"), _texts(path, categories, "name"), strict=True))
-    if len(names) < len(categories) or len(set(names.values())) < len(categories):
-        raise UserError(f"{path} has two categories of one number or name: give each its own.")
-    files = _find_images(root, split, path, _texts(path, images, "file_name"))
-    return Split(path, images, annotations, names, files)
-
-
-def _numbers(path: Path, items: list[dict[str, Any]], key: str, what: str) -> list[int]:
-    """The field `key` of all items, whole numbers."""
-    numbers = [item.get(key) for item in items]
-    for place, number in enumerate(numbers):
-        if type(number) is not int:
-            raise UserError(
-                f"{path}: {what} number {place} (counted from 0) has the {key} {number!r}, no whole number."
-            )
-    return numbers  # type: ignore[return-value]
-
-
-def _texts(path: Path, items: list[dict[str, Any]], key: str) -> list[str]:
-    texts = [item.get(key) for item in items]
-    for place, text in enumerate(texts):
-        if not isinstance(text, str) or not text:
-            raise UserError(
-                f"{path}: item number {place} (counted from 0) of those with a {key} has {text!r} there."
-            )
-    return texts  # type: ignore[return-value]
-
-
-def _find_images(root: Path, split: str, path: Path, names: Sequence[str]) -> list[str]:
-    """The file of each image, sought where the first one that exists lies, then elsewhere; "" if there is none."""
-    stem = Path(split).stem.removeprefix("instances_")
-    folders = [path.parent, *(root / place.format(stem) for place in FOLDERS)]
-    files = []
-    for name in names:
-        for number, folder in enumerate(folders):
-            file = folder / name
-            if file.is_file():
-                files.append(str(file))
-                folders.insert(0, folders.pop(number))
-                break
-        else:
-            files.append("")
-    return files
-
-
 def _refuse_shared_numbers(parts: Sequence[Split]) -> None:
     """Results are known by the image's number, which must be one image's alone."""
     owner: dict[int, Path] = {}
     for part in parts:
-        for number in _numbers(part.path, part.images, "id", "image"):
+        for number in part.numbers:
             if number in owner:
                 where = f"{part.path} twice" if owner[number] == part.path else f"{owner[number]} and {part.path}"
                 raise UserError(f"The image number {number} is in {where}: give each image its own.")
@@ -168,15 +76,15 @@ def _refuse_shared_numbers(parts: Sequence[Split]) -> None:
 
 def _categories(parts: Sequence[Split]) -> dict[str, int]:
     """Name → number over all files. Raises UserError if two files disagree."""
-    numbers: dict[str, int] = {}
+    number_of: dict[str, int] = {}
     for part in parts:
         for number, name in part.categories.items():
-            if numbers.setdefault(name, number) != number:
+            if number_of.setdefault(name, number) != number:
                 raise UserError(
-                    f"The category {name!r} is {numbers[name]} in {parts[0].path} and {number} in {part.path}: "
+                    f"The category {name!r} is {number_of[name]} in {parts[0].path} and {number} in {part.path}: "
                     "give it one number."
                 )
-    return numbers
+    return number_of
 
 
 # From lists to arrays
@@ -184,10 +92,10 @@ def _categories(parts: Sequence[Split]) -> dict[str, int]:
 
 def _arrays(part: Split, label_of: dict[str, int], other_classes: str) -> Annotations:
     """One file's images and boxes; `classes` and `category_ids` of the result are empty."""
-    images = _numbers(part.path, part.images, "id", "image")
+    images = part.numbers
     place_of = {number: place for place, number in enumerate(images)}
-    owner = _numbers(part.path, part.annotations, "image_id", "annotation")
-    category = _numbers(part.path, part.annotations, "category_id", "annotation")
+    owner = whole_numbers(part.path, part.annotations, "image_id", "annotation")
+    category = whole_numbers(part.path, part.annotations, "category_id", "annotation")
     label_of_category = {number: label_of.get(name, -1) for number, name in part.categories.items()}
     for item, image, number in zip(part.annotations, owner, category, strict=True):
         if image not in place_of or number not in label_of_category:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resdet.data.annotations import Annotations
-from resdet.data.coco import FILES, image_numbers, read_coco, write_coco
+from resdet.data.coco import image_numbers, read_coco, write_coco
+from resdet.data.coco_file import FILES
 from resdet.data.voc import read_voc, write_voc
 from resdet.data.yolo import read_description, read_yolo, write_yolo
 from resdet.errors import UserError
