@@ -165,6 +165,21 @@ class TestConfig:
     """overlap above which the worse detection of a class goes (the authors' code)"""
     max_detections: int = 100
     """kept for an image"""
+    refine: bool = False
+    """pool again from the boxes that were found, and join both predictions (He et al. 2015, appendix B)"""
+    vote_iou: float = 0.0
+    """overlap from which boxes of a class vote, by their scores, on where a detection is (appendix B; 0.5 there); 0
+    takes no vote"""
+    scales: tuple[int, ...] = ()
+    """pixels; shorter sides of the images, of which each region is pooled from the two that suit it (appendix B:
+    200 400 600 800 1000); empty has one scale"""
+    flip: bool = False
+    """look at the mirror image too, and take the mean"""
+    soft_nms: float = 0.0
+    """σ with which overlapping scores decay (Bodla et al. 2017; 0.5 there) instead of being suppressed; 0 suppresses"""
+    ensemble: tuple[str, ...] = ()
+    """run folders or weights files of further detectors of the same classes: proposals are joined, the heads' means
+    taken (appendix B)"""
     batch_size: int = 1
     """images at a time in each process"""
     metric: Literal["map07", "map", "ap", "ap50"] = "map07"

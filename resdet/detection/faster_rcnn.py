@@ -16,7 +16,7 @@ from resdet import ops
 from resdet.config import DetConfig
 from resdet.detection.anchors import ANCHOR_OFFSETS, base_anchors, grid_anchors
 from resdet.detection.losses import head_loss, rpn_loss
-from resdet.detection.roi_head import RoIHead, detect
+from resdet.detection.roi_head import Predictions, RoIHead, predict, select
 from resdet.detection.rpn import RPN, propose
 from resdet.detection.targets import AnchorTargets, RoITargets, label_anchors, sample_rois
 from resdet.nn.norm import NORMS, freeze
@@ -40,7 +40,8 @@ class FasterRCNN(nn.Module):
         propose_for_test: the same at test time; takes another `after_nms` too
         sample_rois: proposals, target, C → the head's mini-batch
         rpn_loss, head_loss: as in `losses`
-        detect: class logits, deltas, proposals, sizes → detections
+        predict: class logits, deltas, proposals, sizes → scores and boxes of the regions of each image
+        select: those of an image → its detections
     """
 
     anchors: Tensor
@@ -60,14 +61,15 @@ class FasterRCNN(nn.Module):
         sample_rois: Callable[..., RoITargets],
         rpn_loss: Callable[..., tuple[Tensor, Tensor]],
         head_loss: Callable[..., tuple[Tensor, Tensor]],
-        detect: Callable[..., list[Detections]],
+        predict: Callable[..., list[Predictions]],
+        select: Callable[..., Detections],
     ) -> None:
         super().__init__()
         self.pixels, self.trunk, self.rpn, self.head = pixels, trunk, rpn, head
         self.register_buffer("anchors", anchors, persistent=False)
         self.grid_anchors, self.label_anchors, self.sample_rois = grid_anchors, label_anchors, sample_rois
         self.propose, self.propose_for_test = propose, propose_for_test
-        self.rpn_loss, self.head_loss, self.detect = rpn_loss, head_loss, detect
+        self.rpn_loss, self.head_loss, self.predict, self.select = rpn_loss, head_loss, predict, select
 
     @overload
     def forward(self, images: Tensor, sizes: Tensor, targets: None = None) -> list[Detections]: ...
@@ -87,7 +89,7 @@ class FasterRCNN(nn.Module):
         features, logits, deltas, anchors = self.score_anchors(images, sizes)
         if targets is None:
             proposals = self.propose_for_test(logits, deltas, anchors, sizes)
-            return self.detect(*self.head(features, *concatenate(proposals)), proposals, sizes)
+            return self.detect(features, proposals, sizes)
         proposals = self.propose(logits.detach(), deltas.detach(), anchors, sizes)
         return self.losses(features, logits, deltas, anchors, proposals, sizes, targets)
 
@@ -95,8 +97,13 @@ class FasterRCNN(nn.Module):
         """The detections of `forward`, and from the same pass up to `most` proposals (P, 4) of each image."""
         features, logits, deltas, anchors = self.score_anchors(images, sizes)
         proposals = self.propose_for_test(logits, deltas, anchors, sizes)
-        detections = self.detect(*self.head(features, *concatenate(proposals)), proposals, sizes)
+        detections = self.detect(features, proposals, sizes)
         return detections, self.propose_for_test(logits, deltas, anchors, sizes, after_nms=most)
+
+    def detect(self, features: Tensor, proposals: list[Tensor], sizes: Tensor) -> list[Detections]:
+        """What the head makes of the proposals (R, 4) of each image."""
+        outputs = self.head(features, *concatenate(proposals))
+        return [self.select(predictions) for predictions in self.predict(*outputs, proposals, sizes)]
 
     def score_anchors(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Trunk and RPN: features (N, channels, h, w), logits (N, K), deltas (N, K, 4) and anchors (K, 4)."""
@@ -186,11 +193,13 @@ def build_faster_rcnn(config: DetConfig, num_classes: int) -> FasterRCNN:
         ),
         rpn_loss=partial(rpn_loss, batch=rpn.batch, beta=rpn.beta),
         head_loss=partial(head_loss, batch=roi.batch, beta=roi.beta),
-        detect=partial(
-            detect,
-            box_stds=roi.box_stds,
+        predict=partial(predict, box_stds=roi.box_stds),
+        select=partial(
+            select,
             min_score=test.min_score,
             nms_iou=test.nms_iou,
             max_detections=test.max_detections,
+            vote_iou=test.vote_iou,
+            soft_nms=test.soft_nms,
         ),
     )

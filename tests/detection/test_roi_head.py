@@ -8,13 +8,19 @@ from torch import nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from resdet import ops
-from resdet.detection.roi_head import RoIHead, detect
+from resdet.detection.roi_head import RoIHead, predict, select, soften, vote
 from resdet.nn.blocks import Bottleneck
 from resdet.nn.norm import FrozenBatchNorm2d
 
 CLASSES = 4
 SIZES = torch.tensor([[96, 128], [80, 112]])
 RULES = {"box_stds": (0.1, 0.1, 0.2, 0.2), "min_score": 0.05, "nms_iou": 0.3, "max_detections": 100}
+
+
+def detect(class_logits, box_deltas, proposals, sizes, *, box_stds, **rules):
+    """What the detector does with the head's outputs."""
+    found = predict(class_logits, box_deltas, proposals, sizes, box_stds=box_stds)
+    return [select(predictions, **rules) for predictions in found]
 
 
 def heads(min_score=0.05, nms_iou=0.3, max_detections=100):
