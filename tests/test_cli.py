@@ -261,6 +261,13 @@ def test_no_readable_image_to_detect_on(
 # What the commands write
 
 
+def test_the_recipe_says_how_to_test(recipe: Path, finished: Path, cli: Callable[..., Any]) -> None:
+    """Not the file, which holds what was set in the training."""
+    status, _, err = cli("eval-det", recipe, "--weights", finished, "--test.max-detections", 1)
+    found = json.loads((recipe.parent / "runs/tiny/eval/coco_results.json").read_text())
+    assert (status, err) == (0, "") and 0 < len(found) <= 4
+
+
 def test_an_evaluation_leaves_its_report(
     recipe: Path, finished: Path, cli: Callable[..., Any], shapes_root: Path
 ) -> None:
@@ -282,13 +289,6 @@ def test_an_evaluation_leaves_its_report(
     found = [line.split() for lines in results.values() for line in lines]
     assert found and all(len(words) == 6 for words in found)
     assert {words[0] for words in found} <= set((shapes_root / "ImageSets/Main/val.txt").read_text().split())
-
-
-def test_the_recipe_says_how_to_test(recipe: Path, finished: Path, cli: Callable[..., Any]) -> None:
-    """Not the file, which holds what was set in the training."""
-    status, _, err = cli("eval-det", recipe, "--weights", finished, "--test.max-detections", 1)
-    found = json.loads((recipe.parent / "runs/tiny/eval/coco_results.json").read_text())
-    assert (status, err) == (0, "") and 0 < len(found) <= 4
 
     # The detections alone give the same figures: to the bit from COCO's file, as rounded in VOC's.
     for detections, tolerance in ((report / "coco_results.json", 0), (report / "voc", 0.05)):
