@@ -261,6 +261,13 @@ def test_no_readable_image_to_detect_on(
 # What the commands write
 
 
+def test_the_recipe_says_how_to_test(recipe: Path, finished: Path, cli: Callable[..., Any]) -> None:
+    """Not the file, which holds what was set in the training."""
+    status, _, err = cli("eval-det", recipe, "--weights", finished, "--test.max-detections", 1)
+    found = json.loads((recipe.parent / "runs/tiny/eval/coco_results.json").read_text())
+    assert (status, err) == (0, "") and 0 < len(found) <= 4
+
+
 def test_an_evaluation_leaves_its_report(
     recipe: Path, finished: Path, cli: Callable[..., Any], shapes_root: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -69,6 +70,8 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
             f"{config.weights} detects {', '.join(file.classes)}; the recipe names "
             f"{', '.join(annotations.classes)}: evaluate with the classes, in the order, of the training."
         )
+    # The recipe says how to test; all else that shapes the network is the same in both.
+    file = replace(file, config=replace(file.config, test=config.test))
     model = FastRCNN(restore(file, config.weights), runtime)
     batches = validation_batches(annotations, config, runtime)
     found = predict_and_propose(model, batches, runtime, most=max(NUMBERS))
