@@ -24,7 +24,7 @@ from resdet.evaluation.predict import predict, predict_and_propose
 from resdet.evaluation.proposals import NUMBERS
 from resdet.evaluation.report import Scores
 from resdet.evaluation.voc import read_voc_results
-from resdet.inference.detector import restore
+from resdet.inference.detector import image_size, prepare
 from resdet.inference.fast import FastRCNN
 from resdet.types import Detections
 from resdet.visualize import contact_sheet, draw_detections, draw_target, save_image
@@ -72,8 +72,10 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
         )
     # The recipe says how to test; all else that shapes the network is the same in both.
     file = replace(file, config=replace(file.config, test=config.test))
-    model = FastRCNN(restore(file, config.weights), runtime)
-    batches = validation_batches(annotations, config, runtime)
+    model = prepare(file, config.weights, runtime)
+    short_side, max_side = image_size(config)
+    data = replace(config.data, test_short_side=short_side, max_side=max_side)
+    batches = validation_batches(annotations, replace(config, data=data), runtime)
     found = predict_and_propose(model, batches, runtime, most=max(NUMBERS))
     if runtime.is_main:
         detections, proposals = zip(*(found[index] for index in range(len(annotations))), strict=True)

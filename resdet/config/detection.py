@@ -176,7 +176,8 @@ class TestConfig:
     flip: bool = False
     """look at the mirror image too, and take the mean"""
     soft_nms: float = 0.0
-    """σ with which overlapping scores decay (Bodla et al. 2017; 0.5 there) instead of being suppressed; 0 suppresses"""
+    """σ with which scores of overlapping boxes decay in place of suppression (Bodla et al. 2017: 0.5); 0 suppresses
+    """
     ensemble: tuple[str, ...] = ()
     """run folders or weights files of further detectors of the same classes: proposals are joined, the heads' means
     taken (appendix B)"""

@@ -150,7 +150,7 @@ def select(
 
 
 def vote(kept: Tensor, kept_labels: Tensor, found: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
-    """Each kept box becomes the mean, weighted by score, of the boxes of its class that overlap it by `iou` or more.
+    """Each kept box becomes the mean, by score, of the boxes of its class that overlap it by `iou` or more.
 
     Box voting (Gidaris and Komodakis 2015, §4; He et al. 2015, appendix B). (K, 4), (K,), (D, 4), (D,), (D,) →
     (K, 4).

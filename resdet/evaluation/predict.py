@@ -12,6 +12,7 @@ from resdet.boxes import rescale
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.runtime import Runtime, gather, seed_everything
 from resdet.inference.fast import FastRCNN
+from resdet.inference.test_time import TestTimeRCNN
 from resdet.types import Batch, Detections, Losses, Target
 
 T = TypeVar("T")
@@ -23,7 +24,9 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.T
     return batch.images.to(device, non_blocking=True), batch.sizes, targets
 
 
-def predict(model: FasterRCNN | FastRCNN, batches: Iterable[Batch], runtime: Runtime) -> dict[int, Detections]:
+def predict(
+    model: FasterRCNN | FastRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime
+) -> dict[int, Detections]:
     """Detections of each image, by its position in the data set, in pixels of the image as it was read.
 
     Every process gives its own `batches` and receives the detections of all.
@@ -37,7 +40,7 @@ def predict(model: FasterRCNN | FastRCNN, batches: Iterable[Batch], runtime: Run
 
 
 def predict_and_propose(
-    model: FasterRCNN | FastRCNN, batches: Iterable[Batch], runtime: Runtime, most: int
+    model: FasterRCNN | FastRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime, most: int
 ) -> dict[int, tuple[Detections, Tensor]]:
     """As `predict`; besides the detections, up to `most` proposals (P, 4) of each image, best first."""
     model.eval()

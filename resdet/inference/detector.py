@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from resdet.boxes import rescale
+from resdet.config import DetConfig
 from resdet.data.detection import pad
 from resdet.data.images import read_image
 from resdet.data.transforms import TestTransform, resize
@@ -22,6 +24,7 @@ from resdet.engine.checkpoint import ModelFile, load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.inference.fast import FastRCNN
+from resdet.inference.test_time import TestTimeRCNN
 from resdet.nn.weights import load_strictly
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -33,6 +36,35 @@ def restore(file: ModelFile, source: str | Path) -> FasterRCNN:
     model = build_faster_rcnn(file.config, len(file.classes))
     load_strictly(model, file.weights, str(source))
     return model.eval().to(memory_format=torch.channels_last)
+
+
+def prepare(file: ModelFile[DetConfig], source: str | Path, runtime: Runtime) -> FastRCNN | TestTimeRCNN:
+    """The network of a model file, with the methods that its test settings ask for.
+
+    It is to be given images of `image_size`. Raises UserError if weights do not fit, or the networks of an ensemble
+    know other classes.
+    """
+    test = file.config.test
+    models = [restore(file, source)]
+    for path in test.ensemble:
+        other = load_model(path)
+        if other.classes != file.classes:
+            raise UserError(
+                f"{path} knows other classes than {source}: an ensemble must agree on them and their order."
+            )
+        models.append(restore(replace(other, config=replace(other.config, test=test)), path))
+    if len(models) == 1 and not (test.scales or test.flip or test.refine):
+        return FastRCNN(models[0], runtime)
+    short_side = file.config.data.test_short_side
+    return TestTimeRCNN(
+        models, runtime, short_side=short_side, scales=test.scales, flip=test.flip, refine=test.refine
+    )
+
+
+def image_size(config: DetConfig) -> tuple[int, int]:
+    """Shorter and longer side, in pixels, of the images to be given to what `prepare` returns."""
+    short_side = max(config.test.scales, default=config.data.test_short_side)
+    return short_side, config.data.max_side * short_side // config.data.test_short_side
 
 
 class NamedDetections(NamedTuple):
@@ -52,30 +84,35 @@ class Detector:
     """Images in, detections out. `Detector.load` makes one from a run; threads may share it.
 
     Args:
-        model: the trained network
+        network: images → detections
         classes: names in the order of the labels
         transform: how images are resized
         runtime: device and number type
     """
 
     def __init__(
-        self, model: FasterRCNN, classes: tuple[str, ...], transform: TestTransform, runtime: Runtime
+        self,
+        network: FastRCNN | TestTimeRCNN,
+        classes: tuple[str, ...],
+        transform: TestTransform,
+        runtime: Runtime,
     ) -> None:
-        self.classes, self.transform, self.runtime = classes, transform, runtime
-        self.network = FastRCNN(model, runtime)
+        self.network, self.classes, self.transform, self.runtime = network, classes, transform, runtime
 
     @classmethod
-    def load(cls, source: str | Path, device: str = "auto", precision: str = "auto") -> Detector:
+    def load(cls, source: str | Path, device: str = "auto", precision: str = "auto", **test: Any) -> Detector:
         """Load a run folder or a weights file. Raises UserError if it is neither.
 
         Args:
             device: auto, cpu, cuda or cuda:N
             precision: auto, fp32, bf16 or fp16
+            test: settings of `TestConfig` to change, such as flip=True or vote_iou=0.5
         """
         file = load_model(source)
-        data = file.config.data
-        transform = TestTransform(data.test_short_side, data.max_side)
-        return cls(restore(file, source), file.classes, transform, runtime.start(device, precision))
+        file = replace(file, config=replace(file.config, test=replace(file.config.test, **test)))
+        started = runtime.start(device, precision)
+        transform = TestTransform(*image_size(file.config))
+        return cls(prepare(file, source, started), file.classes, transform, started)
 
     @overload
     def __call__(self, images: Picture) -> NamedDetections: ...  # type: ignore[overload-overlap]  # a str

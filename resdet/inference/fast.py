@@ -144,7 +144,7 @@ class FastHead(nn.Module):
         """As `RoIHead`: (N, channels, h, w), (R, 4), (R,) → class logits (R, C + 1) and deltas (R, C, 4)"""
         maps = self.start.maps(features)
         chunks = max(1, -(-len(rois) // REGIONS_AT_A_TIME)) if self.on_cpu else 1
-        vectors = [features.new_empty(0, self.classify.in_features, dtype=torch.float32)]
+        vectors = [rois.new_empty(0, self.classify.in_features)]
         for some, images in zip(rois.tensor_split(chunks), image_index.tensor_split(chunks), strict=True):
             if len(some):
                 y = self.rest(self.start(maps, some, images))

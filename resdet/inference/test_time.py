@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from resdet.boxes import rescale
 from resdet.detection.faster_rcnn import FasterRCNN, concatenate
-from resdet.detection.roi_head import Predictions, select
+from resdet.detection.roi_head import Predictions
 from resdet.engine.runtime import Runtime
 from resdet.inference.fast import FastRCNN
 from resdet.types import Detections
@@ -124,13 +124,14 @@ class TestTimeRCNN(nn.Module):
     """Detectors of the same classes, and the methods that `FasterRCNN` itself does not know.
 
     Args:
-        models: the ensemble; one is none
+        models: the ensemble, which is taken apart; one is none
         runtime: device and number type
-        scales: resizing factors at which regions are pooled, from the smallest to 1; (1,) is one scale
-        base: the factor at which proposals are sought
+        short_side: pixels; of the images in which proposals are sought
+        scales: pixels; shorter sides of the images that regions are pooled from; empty has `short_side` alone
         flip: look at mirror images too
         refine: pool again from the boxes that were found
-        rules: of `select`
+
+    The images that it is given have the largest of `scales` for their shorter side.
     """
 
     __test__ = False  # for pytest
@@ -140,17 +141,19 @@ class TestTimeRCNN(nn.Module):
         models: Sequence[FasterRCNN],
         runtime: Runtime,
         *,
-        scales: Sequence[float],
-        base: float,
-        flip: bool,
-        refine: bool,
-        rules: dict[str, Any],
+        short_side: int,
+        scales: Sequence[int] = (),
+        flip: bool = False,
+        refine: bool = False,
     ) -> None:
         super().__init__()
-        self.runtime, self.scales, self.base = runtime, tuple(scales), base
-        self.flip, self.refine, self.rules = flip, refine, rules
-        for model in models if len(self.scales) > 1 else ():
-            model.head.pool = MaxoutPool(model.head.pool)
+        self.runtime, self.flip, self.refine = runtime, flip, refine
+        sides = sorted(set(scales)) or [short_side]
+        self.factors = [side / sides[-1] for side in sides]
+        self.base = short_side / sides[-1]
+        if len(sides) > 1:
+            for model in models:
+                model.head.pool = MaxoutPool(model.head.pool)
         self.models = nn.ModuleList(FastRCNN(model, runtime).model for model in models)
 
     @torch.no_grad()
@@ -158,20 +161,28 @@ class TestTimeRCNN(nn.Module):
         """(N, 3, H, W) uint8 RGB, padded; (N, 2) heights and widths without padding → detections of each image"""
         with torch.autocast(self.runtime.device.type, enabled=False):
             proposals = self.propose(images, sizes)
-            views = [view for flipped in (False, True)[: 1 + self.flip] for view in self.views(images, sizes, flipped)]
+            views = [
+                view for flipped in (False, True)[: 1 + self.flip] for view in self.views(images, sizes, flipped)
+            ]
             found = self.predict(views, proposals, sizes)
             if self.refine:
                 again = self.predict(views, [best_boxes(predictions) for predictions in found], sizes)
                 found = [join(*pair) for pair in zip(found, again, strict=True)]
-            return [select(predictions, **self.rules) for predictions in found]
+            return [self.models[0].select(predictions) for predictions in found]
 
-    def propose(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
-        """The proposals (R, 4) of all networks for each image, one network's after another's."""
+    @torch.no_grad()
+    def detect_and_propose(self, images: Tensor, sizes: Tensor, most: int) -> tuple[list[Detections], list[Tensor]]:
+        """The detections of `forward`, and up to `most` proposals (P, 4) of each network for each image."""
+        with torch.autocast(self.runtime.device.type, enabled=False):
+            return self(images, sizes), self.propose(images, sizes, after_nms=most)
+
+    def propose(self, images: Tensor, sizes: Tensor, **rules: int) -> list[Tensor]:
+        """The proposals (R, 4) of all networks for each image, one network's after another's; `rules` as of rpn."""
         small, small_sizes = resize_images(images, sizes, self.base)
         per_model = []
         for model in self.models:
             _, logits, deltas, anchors = model.score_anchors(small, small_sizes)
-            per_model.append(model.propose_for_test(logits, deltas, anchors, small_sizes))
+            per_model.append(model.propose_for_test(logits, deltas, anchors, small_sizes, **rules))
         grow = (sizes / small_sizes).tolist()  # (N, 2) height, width
         return [
             rescale(torch.cat(own), x_scale, y_scale)
@@ -183,10 +194,8 @@ class TestTimeRCNN(nn.Module):
         images = flip_images(images, sizes) if flipped else images
         views = []
         for model in self.models:
-            maps = [
-                model.trunk(model.pixels(*resize_images(images, sizes, factor))) for factor in self.scales
-            ]
-            features = maps[0] if len(maps) == 1 else Pyramid(maps, self.scales)
+            maps = [model.trunk(model.pixels(*resize_images(images, sizes, factor))) for factor in self.factors]
+            features = maps[0] if len(maps) == 1 else Pyramid(maps, self.factors)
             views.append(View(model, features, flipped))
         return views
 
@@ -195,7 +204,9 @@ class TestTimeRCNN(nn.Module):
         widths = sizes[:, 1].tolist()
         per_view = []
         for view in views:
-            seen = [flip_boxes(own, width) if view.flipped else own for own, width in zip(rois, widths, strict=True)]
+            seen = [
+                flip_boxes(own, width) if view.flipped else own for own, width in zip(rois, widths, strict=True)
+            ]
             outputs = view.model.head(view.features, *concatenate(seen))
             found = view.model.predict(*outputs, seen, sizes)
             if view.flipped:

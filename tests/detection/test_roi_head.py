@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from resdet import ops
-from resdet.detection.roi_head import RoIHead, predict, select, soften, vote
+from resdet.detection.roi_head import RoIHead, predict, select
 from resdet.nn.blocks import Bottleneck
 from resdet.nn.norm import FrozenBatchNorm2d
 

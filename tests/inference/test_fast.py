@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import pictures, plain
 
 from resdet import ops
-from resdet.config import DetConfig
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
 from resdet.engine.runtime import Runtime
 from resdet.inference import convolutions, fast
 from resdet.inference.convolutions import (
@@ -42,32 +41,6 @@ def packed(request, monkeypatch):
     """With oneDNN's packed weights, and as elsewhere."""
     if not request.param:
         monkeypatch.setattr(convolutions, "_packs", lambda runtime: False)
-
-
-def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
-    """A detector with random weights whose normalisations do something."""
-    torch.manual_seed(0)
-    config = DetConfig()
-    model = replace(config.model, depth=depth, style=style, pooling=pooling, pool_size=pool_size, norm=norm)
-    model = replace(model, conv5_stride=conv5_stride, rpn_channels=32, anchor_scales=(16, 32, 64))
-    test = replace(config.test, before_nms=200, after_nms=40)
-    network = build_faster_rcnn(replace(config, model=model, test=test), 3)
-    for module in network.modules():
-        if hasattr(module, "running_var"):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.8, 1.2)
-            module.weight.data.uniform_(0.3, 0.7)
-            module.bias.data.normal_(0, 0.1)
-    torch.nn.init.normal_(network.head.classify.weight, std=0.3)
-    torch.nn.init.normal_(network.rpn.objectness.weight, std=0.1)
-    return network.eval().to(memory_format=torch.channels_last)
-
-
-def pictures():
-    """Two images in one batch, one of them padded."""
-    images = torch.randint(0, 256, (2, 3, 101, 131), dtype=torch.uint8)
-    images[1, :, 90:] = 0
-    return images, torch.tensor([[101, 131], [90, 131]])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
