@@ -187,7 +187,7 @@ def test_a_folder_trains_an_imagenet_network_that_a_detector_takes_over(
         kept = {n: t for n, t in detector.items() if n.endswith(name)}
         assert len(kept) == 20
         for own, tensor in kept.items():
-            theirs = own.replace("head.conv5_x", "conv5_x")
+            theirs = own.replace("head.body.conv5_x", "conv5_x")
             assert torch.equal(tensor, recalibrated[f"network.{theirs}"])
     assert torch.equal(detector["trunk.conv1.conv.weight"], recalibrated["network.trunk.conv1.conv.weight"])
 

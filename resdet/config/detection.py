@@ -105,6 +105,9 @@ class ModelConfig:
     """cells along each side of a pooled region: 7 with conv5_stride 1, 14 with conv5_stride 2"""
     conv5_stride: Literal[1, 2] = 1
     """stride of conv5_x on pooled regions"""
+    context: bool = False
+    """the whole image goes through conv5_x as one more region, whose vector joins every other's (He et al. 2015,
+    appendix B)"""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from resdet.nn.weights import bottleneck_depth, check_names, detectron2_name
 # Ours → detectron2's; below trunk and conv5_x the names are those of `detectron2_name`.
 PARTS = {
     "trunk.": "backbone.",
-    "head.conv5_x.": "roi_heads.",
+    "head.body.conv5_x.": "roi_heads.",
     "rpn.conv.": "proposal_generator.rpn_head.conv.",
     "rpn.objectness.": "proposal_generator.rpn_head.objectness_logits.",
     "rpn.box.": "proposal_generator.rpn_head.anchor_deltas.",
@@ -38,8 +38,8 @@ IGNORED = r"proposal_generator\.anchor_generator\.cell_anchors\.\d+|.*\.num_batc
 def detector_name(name: str) -> str:
     """detectron2's name of a tensor of `FasterRCNN`: rpn.conv.bias → proposal_generator.rpn_head.conv.bias"""
     part = next(part for part in PARTS if name.startswith(part))
-    if part in ("trunk.", "head.conv5_x."):
-        return PARTS[part] + detectron2_name(name.removeprefix("head."))
+    if part in ("trunk.", "head.body.conv5_x."):
+        return PARTS[part] + detectron2_name(name.removeprefix("head.body."))
     return PARTS[part] + name.removeprefix(part)
 
 
@@ -89,6 +89,7 @@ def to_detectron2_detector(weights: Mapping[str, Tensor], model: ModelConfig, so
         ("norm", model.norm, ("frozen", "sync_batch")),
         ("pooling", model.pooling, ("align",)),
         ("conv5_stride", model.conv5_stride, (2,)),
+        ("context", model.context, (False,)),
     ):
         if found not in possible:
             raise UserError(

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from resdet import ops
 from resdet.config import DetConfig
 from resdet.detection.anchors import ANCHOR_OFFSETS, base_anchors, grid_anchors
+from resdet.detection.bodies import Conv5
 from resdet.detection.losses import head_loss, rpn_loss
-from resdet.detection.roi_head import Predictions, RoIHead, predict, select
+from resdet.detection.roi_head import RoIHead
 from resdet.detection.rpn import RPN, propose
+from resdet.detection.select import Predictions, predict, select
 from resdet.detection.targets import AnchorTargets, RoITargets, label_anchors, sample_rois
 from resdet.nn.norm import NORMS, freeze
 from resdet.nn.pixels import STYLES, PixelNorm
@@ -102,7 +104,7 @@ class FasterRCNN(nn.Module):
 
     def detect(self, features: Tensor, proposals: list[Tensor], sizes: Tensor) -> list[Detections]:
         """What the head makes of the proposals (R, 4) of each image."""
-        outputs = self.head(features, *concatenate(proposals))
+        outputs = self.head(features, *concatenate(proposals), sizes)
         return [self.select(predictions) for predictions in self.predict(*outputs, proposals, sizes)]
 
     def score_anchors(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -131,7 +133,8 @@ class FasterRCNN(nn.Module):
             self.sample_rois(rois, target, self.head.num_classes)
             for rois, target in zip(proposals, targets, strict=True)
         ]
-        class_logits, box_deltas = self.head(features, *concatenate([region.rois for region in regions]))
+        rois = concatenate([region.rois for region in regions])
+        class_logits, box_deltas = self.head(features, *rois, sizes)
         classes = torch.cat([region.classes for region in regions])
         box_targets = torch.cat([region.deltas for region in regions])
         return Losses(
@@ -160,17 +163,15 @@ def build_faster_rcnn(config: DetConfig, num_classes: int) -> FasterRCNN:
     freeze(resnet.trunk, model.freeze)
     anchors = base_anchors(model.anchor_scales, model.anchor_ratios)
     pool = ops.roi_pool if model.pooling == "pool" else ops.roi_align
+    body = Conv5(
+        partial(pool, size=model.pool_size, scale=1 / resnet.trunk.stride), resnet.conv5_x, resnet.channels
+    )
     propose_with = partial(propose, nms_iou=rpn.nms_iou, min_size=rpn.min_size)
     return FasterRCNN(
         pixels=PixelNorm(style),
         trunk=resnet.trunk,
         rpn=RPN(resnet.trunk.channels, model.rpn_channels, len(anchors)),
-        head=RoIHead(
-            partial(pool, size=model.pool_size, scale=1 / resnet.trunk.stride),
-            resnet.conv5_x,
-            resnet.channels,
-            num_classes,
-        ),
+        head=RoIHead(body, num_classes, model.context),
         anchors=anchors,
         grid_anchors=partial(grid_anchors, stride=resnet.trunk.stride, offset=ANCHOR_OFFSETS[model.anchor_center]),
         label_anchors=partial(

@@ -18,7 +18,7 @@ from resdet.config import ClsConfig, DetConfig, from_dict, to_dict
 from resdet.errors import UserError, reason
 
 FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
-    "resdet-detector-1": DetConfig,
+    "resdet-detector-2": DetConfig,
     "resdet-classifier-1": ClsConfig,
 }
 C = TypeVar("C", DetConfig, ClsConfig)

@@ -69,8 +69,10 @@ def _take_model(
 
 def _take_resnet(model: nn.Module, resnet: Mapping[str, Tensor], source: str) -> str:
     """Trunk and conv5_x of a classifier; the rest of the detector stays as it is."""
-    taken = {name.replace("conv5_x.", "head.conv5_x.", 1): t for name, t in resnet.items() if "fc." not in name}
-    fresh = {n: t for n, t in model.state_dict().items() if not n.startswith(("trunk.", "head.conv5_x."))}
+    taken = {
+        name.replace("conv5_x.", "head.body.conv5_x.", 1): t for name, t in resnet.items() if "fc." not in name
+    }
+    fresh = {n: t for n, t in model.state_dict().items() if not n.startswith(("trunk.", "head.body.conv5_x."))}
     load_strictly(model, {**taken, **fresh}, source)
     return f"conv1 to conv5_x from {source}; RPN and the last layers start at random."
 

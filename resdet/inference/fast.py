@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resdet.detection.bodies import Conv5
 from resdet.detection.faster_rcnn import FasterRCNN
-from resdet.detection.roi_head import RoIHead
 from resdet.detection.rpn import RPN
 from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d
@@ -47,7 +47,7 @@ class FastRCNN(nn.Module):
         self.runtime = runtime
         model = copy.deepcopy(model).eval().to(runtime.device)
         move_strides(model)
-        model.head = FastHead(model.head, runtime)  # type: ignore[assignment]
+        model.head.body = FastConv5(model.head.body, runtime)
         fuse(model, runtime)
         self.model = model
 
@@ -119,38 +119,36 @@ def _strided(unit: Any) -> bool:
 # The head
 
 
-class FastHead(nn.Module):
-    """`RoIHead` with as little as possible done for each region.
+class FastConv5(nn.Module):
+    """`Conv5` with as little as possible done for each region.
 
     Args:
-        head: the trained one, whose parts are taken
+        body: the trained one, whose parts are taken
         runtime: device and number type
     """
 
-    def __init__(self, head: RoIHead, runtime: Runtime) -> None:
+    def __init__(self, body: Conv5, runtime: Runtime) -> None:
         super().__init__()
-        self.num_classes = head.num_classes
-        self.classify, self.regress = head.classify, head.regress
+        self.channels = body.channels
         first: Any
-        first, *rest = head.conv5_x.children()
-        if head.commutes() and folds(first.norm1):
-            self.start: Start | HoistedStart = HoistedStart(first, head.pool, runtime)
+        first, *rest = body.conv5_x.children()
+        if body.commutes() and folds(first.norm1):
+            self.start: Start | HoistedStart = HoistedStart(first, body.pool, runtime)
         else:
-            self.start = Start(first, head.pool)
+            self.start = Start(first, body.pool)
         self.rest = nn.Sequential(*rest)
         self.on_cpu = runtime.device.type == "cpu"
 
-    def forward(self, features: Tensor, rois: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
-        """As `RoIHead`: (N, channels, h, w), (R, 4), (R,) → class logits (R, C + 1) and deltas (R, C, 4)"""
+    def forward(self, features: Tensor, rois: Tensor, image_index: Tensor) -> Tensor:
+        """As `Conv5`: (N, inputs, h, w), (R, 4), (R,) → (R, channels), float32"""
         maps = self.start.maps(features)
         chunks = max(1, -(-len(rois) // REGIONS_AT_A_TIME)) if self.on_cpu else 1
-        vectors = [rois.new_empty(0, self.classify.in_features)]
+        vectors = [rois.new_empty(0, self.channels)]
         for some, images in zip(rois.tensor_split(chunks), image_index.tensor_split(chunks), strict=True):
             if len(some):
                 y = self.rest(self.start(maps, some, images))
                 vectors.append(y.mean((2, 3), dtype=torch.float32))
-        vector = torch.cat(vectors)  # (R, channels)
-        return self.classify(vector), self.regress(vector).reshape(len(rois), self.num_classes, 4)
+        return torch.cat(vectors)
 
 
 class Start(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from resdet.boxes import rescale
 from resdet.detection.faster_rcnn import FasterRCNN, concatenate
-from resdet.detection.roi_head import Predictions
+from resdet.detection.select import Predictions
 from resdet.engine.runtime import Runtime
 from resdet.inference.fast import FastRCNN
 from resdet.types import Detections
@@ -153,8 +153,8 @@ class TestTimeRCNN(nn.Module):
         self.base = short_side / sides[-1]
         if len(sides) > 1:
             for model in models:
-                model.head.pool = MaxoutPool(model.head.pool)
-        self.models = nn.ModuleList(FastRCNN(model, runtime).model for model in models)
+                model.head.body.pool = MaxoutPool(model.head.body.pool)
+        self.models: Any = nn.ModuleList(FastRCNN(model, runtime).model for model in models)
 
     @torch.no_grad()
     def forward(self, images: Tensor, sizes: Tensor) -> list[Detections]:
@@ -207,7 +207,7 @@ class TestTimeRCNN(nn.Module):
             seen = [
                 flip_boxes(own, width) if view.flipped else own for own, width in zip(rois, widths, strict=True)
             ]
-            outputs = view.model.head(view.features, *concatenate(seen))
+            outputs = view.model.head(view.features, *concatenate(seen), sizes)
             found = view.model.predict(*outputs, seen, sizes)
             if view.flipped:
                 found = [p._replace(boxes=flip_boxes(p.boxes, w)) for p, w in zip(found, widths, strict=True)]

@@ -64,7 +64,7 @@ def random_detector(config=CONFIG, resnet=None):
     """A detector that finds something: `resnet`'s weights, and layers of the head that tell regions apart."""
     model = build_faster_rcnn(config, CLASSES)
     state = from_torchvision((resnet or random_resnet()).state_dict())
-    parts = {"trunk.": model.trunk, "conv5_x.": model.head.conv5_x}
+    parts = {"trunk.": model.trunk, "conv5_x.": model.head.body.conv5_x}
     for prefix, part in parts.items():
         own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         load_strictly(part, own, "torchvision")
@@ -213,7 +213,7 @@ def test_losses_and_gradients_equal_torchvision(pooling, pool_size, conv5_stride
     sum(expected).backward()
     pairs = {
         "trunk": (model.trunk.conv1.conv.weight, twin.body[0].weight),
-        "conv5_x": (model.head.conv5_x[1].conv2.weight, resnet.layer4[1].conv2.weight),
+        "conv5_x": (model.head.body.conv5_x[1].conv2.weight, resnet.layer4[1].conv2.weight),
         "rpn": (model.rpn.conv.weight, twin.rpn.head.conv[0][0].weight),
         "rpn.box": (model.rpn.box.weight, twin.rpn.head.bbox_pred.weight),
         "classify": (model.head.classify.weight.grad.roll(1, 0), twin.heads.box_predictor.cls_score.weight),

@@ -1,135 +1,72 @@
-"""resdet.detection.roi_head against torchvision's RoIHeads."""
-
-from functools import partial
+"""The head: two sibling layers, with and without the context of the whole image."""
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection.roi_heads import RoIHeads
 
-from resdet import ops
-from resdet.detection.roi_head import RoIHead, predict, select
-from resdet.nn.blocks import Bottleneck
-from resdet.nn.norm import FrozenBatchNorm2d
+from resdet.detection.roi_head import RoIHead, whole_images
 
-CLASSES = 4
+CLASSES, CHANNELS = 4, 6
 SIZES = torch.tensor([[96, 128], [80, 112]])
-RULES = {"box_stds": (0.1, 0.1, 0.2, 0.2), "min_score": 0.05, "nms_iou": 0.3, "max_detections": 100}
 
 
-def detect(class_logits, box_deltas, proposals, sizes, *, box_stds, **rules):
-    """What the detector does with the head's outputs."""
-    found = predict(class_logits, box_deltas, proposals, sizes, box_stds=box_stds)
-    return [select(predictions, **rules) for predictions in found]
+class Body(nn.Module):
+    """The area of a region and five numbers of its image: enough to tell regions apart."""
+
+    channels = CHANNELS
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, features, rois, image_index):
+        area = (rois[:, 2:] - rois[:, :2]).prod(1, keepdim=True)
+        return torch.cat([area * self.scale, features[image_index]], 1)
 
 
-def heads(min_score=0.05, nms_iou=0.3, max_detections=100):
-    """torchvision's; its box weights 10, 10, 5, 5 are one over our units 0.1, 0.1, 0.2, 0.2."""
-    return RoIHeads(
-        None, None, None, 0.5, 0.5, 128, 0.25, (10.0, 10.0, 5.0, 5.0), min_score, nms_iou, max_detections
-    )
+@pytest.fixture
+def inputs(random_boxes):
+    """Features, regions and their images, sizes."""
+    return torch.randn(2, CHANNELS - 1), random_boxes(7), torch.tensor([1, 0, 0, 1, 1, 1, 0]), SIZES
 
 
-@pytest.mark.parametrize("counts", [(40, 30), (0, 30), (40, 0), (0, 0)])
-@pytest.mark.parametrize("rules", [{}, {"min_score": 0.3}, {"nms_iou": 0.6}, {"max_detections": 7}])
-def test_detections_equal_torchvision(random_boxes, counts, rules):
-    proposals = [random_boxes(count, *size, 8) for count, size in zip(counts, SIZES.tolist(), strict=True)]
-    class_logits, box_deltas = torch.randn(sum(counts), CLASSES + 1) * 2, torch.randn(sum(counts), CLASSES, 4)
-    result = detect(class_logits, box_deltas, proposals, SIZES, **RULES | rules)
-    if sum(counts) == 0:  # torchvision's reshape refuses this
-        assert [(d.boxes.shape, d.scores.shape, d.labels.shape) for d in result] == [((0, 4), (0,), (0,))] * 2
-        return
-    background_first = class_logits.roll(1, 1)
-    with_background = torch.cat([torch.zeros(sum(counts), 4), box_deltas.flatten(1)], dim=1)
-    expected = heads(**rules).postprocess_detections(background_first, with_background, proposals, SIZES.tolist())
-    for detections, boxes, scores, labels in zip(result, *expected, strict=True):
-        torch.testing.assert_close(detections.boxes, boxes, rtol=1e-5, atol=1e-4)
-        torch.testing.assert_close(detections.scores, scores)
-        assert torch.equal(detections.labels, labels - 1)
-    assert sum(len(detections.scores) for detections in result) > 3
+def head(context):
+    """With biases that do something."""
+    made = RoIHead(Body(), CLASSES, context)
+    for layer in (made.classify, made.regress):
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    return made
 
 
-def test_classes_do_not_suppress_each_other():
-    """One region, two likely classes, the same box: both stay; a second region with the same box goes."""
-    class_logits = torch.tensor([[3.0, 3.5, -9], [2.0, 2.0, -9]])
-    rois = torch.tensor([[10.0, 10, 50, 50], [11, 10, 51, 50]])
-    (detections,) = detect(class_logits, torch.zeros(2, 2, 4), [rois], SIZES[:1], **RULES)
-    assert detections.labels.tolist() == [1, 0]  # best first
-    assert detections.boxes.tolist() == [[10, 10, 50, 50], [11, 10, 51, 50]]
-    assert detections.scores.tolist() == pytest.approx([0.6225, 0.5], abs=1e-3)
-
-
-def test_background_never_shows():
-    class_logits = torch.tensor([[-9.0, -9, 9]])
-    (detections,) = detect(class_logits, torch.zeros(1, 2, 4), [torch.tensor([[1.0, 1, 9, 9]])], SIZES[:1], **RULES)
-    assert len(detections.scores) == 0
-
-
-def test_each_class_has_its_own_box_and_boxes_are_clipped():
-    class_logits = torch.tensor([[1.0, 1, 0]])
-    deltas = torch.zeros(1, 2, 4)
-    deltas[0, 0, 0] = 10  # in units of 0.1: one width to the right
-    deltas[0, 1, 3] = 5 * torch.tensor(2.0).log()  # in units of 0.2: twice as high
-    rois = torch.tensor([[70.0, 20, 110, 60]])
-    (detections,) = detect(class_logits, deltas, [rois], SIZES[:1], **RULES)
-    found = dict(zip(detections.labels.tolist(), detections.boxes.tolist(), strict=True))
-    assert found[0] == pytest.approx([110, 20, 128, 60])
-    assert found[1] == pytest.approx([70, 0, 110, 80], abs=1e-3)
-
-
-class Mean(nn.Module):
-    """A conv5_x that only changes the size."""
-
-    def forward(self, x):
-        return x.mean((2, 3), keepdim=True).expand(-1, -1, 2, 3)
-
-
-def test_the_head_is_pooling_conv5_average_and_two_layers():
-    seen = []
-
-    def pool(features, rois, image_index):
-        seen.append((rois, image_index))
-        return features[image_index]
-
-    head = RoIHead(pool, nn.Sequential(Mean()), 6, CLASSES)
-    nn.init.normal_(head.classify.bias)
-    nn.init.normal_(head.regress.bias)
-    features, rois, image_index = torch.randn(2, 6, 3, 3), torch.rand(5, 4), torch.tensor([0, 0, 1, 1, 1])
-    class_logits, box_deltas = head(features, rois, image_index)
-    assert seen == [(rois, image_index)]
-    vectors = features.mean((2, 3))[image_index]
-    torch.testing.assert_close(class_logits, vectors @ head.classify.weight.T + head.classify.bias)
-    weight, bias = head.regress.weight.reshape(CLASSES, 4, 6), head.regress.bias.reshape(CLASSES, 4)
+def test_the_two_layers(inputs):
+    made = head(False)
+    class_logits, box_deltas = made(*inputs)
+    vectors = made.body(*inputs[:3])
+    torch.testing.assert_close(class_logits, vectors @ made.classify.weight.T + made.classify.bias)
+    weight, bias = made.regress.weight.reshape(CLASSES, 4, CHANNELS), made.regress.bias.reshape(CLASSES, 4)
     torch.testing.assert_close(box_deltas, torch.einsum("rc,kdc->rkd", vectors, weight) + bias)
 
 
-@pytest.mark.parametrize("stride_in_1x1", [True, False])
-def test_training_convolves_before_pooling_and_nothing_changes(random_boxes, stride_in_1x1):
-    """Losses' gradients too; without gradients the head pools first."""
-    unit = Bottleneck(8, 4, 2, norm=FrozenBatchNorm2d, stride_in_1x1=stride_in_1x1)
-    for norm in (unit.norm1, unit.norm2, unit.norm3, unit.shortcut.norm):
-        norm.running_mean.normal_(0, 0.1)
-        norm.weight.data.uniform_(0.5, 1.5)
-        norm.bias.data.normal_()
-    pool = partial(ops.roi_align, size=6, scale=1 / 16)
-    head = RoIHead(pool, nn.Sequential(unit, Bottleneck(16, 4, 1, norm=FrozenBatchNorm2d)), 16, CLASSES).double()
-    features = torch.randn(2, 8, 6, 8, dtype=torch.float64, requires_grad=True)
-    rois, image_index = random_boxes(12, 96, 128, 8).double() * 1.2 - 8, torch.arange(12) % 2  # some outside
+def test_context_joins_the_vector_of_the_image_to_each_regions(inputs):
+    """Region by region; the gradient flows through both."""
+    made = head(True)
+    features, rois, image_index, sizes = inputs
+    class_logits, box_deltas = made(*inputs)
+    assert class_logits.shape == (7, CLASSES + 1) and box_deltas.shape == (7, CLASSES, 4)
+    for k, (roi, image) in enumerate(zip(rois, image_index.tolist(), strict=True)):
+        height, width = sizes[image].tolist()
+        whole = torch.tensor([[0.0, 0, width, height]])
+        own, context = (made.body(features, r, torch.tensor([image]))[0] for r in (roi[None], whole))
+        torch.testing.assert_close(class_logits[k], made.classify(torch.cat([own, context])))
+    class_logits[:, 0].sum().backward()
+    expected = sum(
+        made.classify.weight[0, 0] * (r[2] - r[0]) * (r[3] - r[1])
+        + made.classify.weight[0, CHANNELS] * SIZES[image].prod()
+        for r, image in zip(rois, image_index.tolist(), strict=True)
+    )
+    torch.testing.assert_close(made.body.scale.grad, expected.detach())
 
-    def outputs_and_gradients():
-        class_logits, box_deltas = head(features, rois, image_index)
-        inputs = [features, *(p for p in head.parameters() if p.requires_grad)]
-        return [class_logits, box_deltas, *torch.autograd.grad(class_logits.sin().sum() + box_deltas.sum(), inputs)]
 
-    results = []
-    for hoisted in (True, False):
-        with pytest.MonkeyPatch.context() as patch:
-            calls = []
-            patch.setattr(head, "commutes", lambda calls=calls, hoisted=hoisted: calls.append(1) or hoisted)
-            results.append(outputs_and_gradients())
-            assert calls
-    assert head.commutes()
-    for hoisted, pooled in zip(*results, strict=True):
-        torch.testing.assert_close(hoisted, pooled, rtol=1e-5, atol=1e-6)
-    with torch.no_grad():
-        torch.testing.assert_close(head(features, rois, image_index)[0], results[0][0])
+def test_whole_images():
+    assert whole_images(SIZES).tolist() == [[0, 0, 128, 96], [0, 0, 112, 80]]

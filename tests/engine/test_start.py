@@ -108,7 +108,7 @@ def test_a_torchvision_file_becomes_trunk_and_conv5(
     pairs = {
         "trunk.conv1.conv.weight": "conv1.weight",
         "trunk.conv1.norm.running_var": "bn1.running_var",
-        "head.conv5_x.1.norm2.running_mean": "layer4.1.bn2.running_mean",
+        "head.body.conv5_x.1.norm2.running_mean": "layer4.1.bn2.running_mean",
     }
     assert_same({ours: after[ours] for ours in pairs}, {ours: source[theirs] for ours, theirs in pairs.items()})
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -128,7 +128,7 @@ def test_the_network_computes_what_torchvision_does(torchvision_file: Path) -> N
     theirs.fc = nn.Identity()
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        ours = model.head.conv5_x(model.trunk(images)).mean((2, 3))
+        ours = model.head.body.conv5_x(model.trunk(images)).mean((2, 3))
         torch.testing.assert_close(ours, theirs.eval()(images), rtol=1e-4, atol=1e-4)
 
 
@@ -178,7 +178,7 @@ def test_an_msra_pickle_becomes_trunk_and_conv5(msra_file: Path, assert_sentence
     model = fresh(MSRA)
     story = start_detector(model, replace(MSRA, weights=str(msra_file)), CLASSES)
     for name, tensor in model.state_dict().items():
-        if name.startswith(("trunk.", "head.conv5_x.")):
+        if name.startswith(("trunk.", "head.body.conv5_x.")):
             expected = {"weight": 0.5 if tensor.ndim == 4 else 2, "bias": 2, "running_mean": 0, "running_var": 1}
             assert (tensor - expected[name.rsplit(".", 1)[1]]).abs().max() < 2e-5, name
     assert_sentence(story, msra_file, "conv1 to conv5_x", "random")

@@ -65,10 +65,10 @@ def test_bfloat16_is_as_near_as_autocast_is(kind):
     index = torch.randint(0, 2, (30,))
     quick = FastRCNN(model, replace(ALONE, dtype=torch.bfloat16)).model
     with torch.no_grad():
-        exact = model.head(model.trunk(model.pixels(images, sizes)), rois, index)[0]
-        ours = quick.head(quick.trunk(quick.pixels(images, sizes)), rois, index)[0]
+        exact = model.head(model.trunk(model.pixels(images, sizes)), rois, index, sizes)[0]
+        ours = quick.head(quick.trunk(quick.pixels(images, sizes)), rois, index, sizes)[0]
         with torch.autocast("cpu", torch.bfloat16):
-            theirs = model.head(model.trunk(model.pixels(images, sizes)), rois, index)[0]
+            theirs = model.head(model.trunk(model.pixels(images, sizes)), rois, index, sizes)[0]
     assert (ours - exact).norm() < 1.5 * (theirs - exact).norm() + 1e-3
 
 
@@ -86,11 +86,11 @@ def test_nothing_is_computed_that_nobody_reads():
     assert isinstance(network.trunk.conv2_x[-1].shortcut, Subsample)
     assert isinstance(network.trunk.conv3_x[-1].shortcut, Subsample)
     assert not isinstance(network.trunk.conv4_x[-1].shortcut, Subsample)
-    assert isinstance(network.head.start, HoistedStart)
-    assert [pool.keywords["stride"] for pool in network.head.start.pools] == [2, 2]
-    pooling = FastRCNN(plain(*KINDS[-2]), ALONE).model.head.start
+    assert isinstance(network.head.body.start, HoistedStart)
+    assert [pool.keywords["stride"] for pool in network.head.body.start.pools] == [2, 2]
+    pooling = FastRCNN(plain(*KINDS[-2]), ALONE).model.head.body.start
     assert not isinstance(pooling, HoistedStart) and pooling.pool.keywords["stride"] == 2
-    grouped = FastRCNN(plain(*KINDS[-3]), ALONE).model.head.start
+    grouped = FastRCNN(plain(*KINDS[-3]), ALONE).model.head.body.start
     assert not isinstance(grouped, HoistedStart), "group normalisation is not linear"
 
 
@@ -101,9 +101,9 @@ def test_regions_go_through_the_head_in_parts(count, monkeypatch):
     head = FastRCNN(model, ALONE).model.head
     features, rois = torch.randn(2, 1024, 5, 6), torch.rand(count, 4) * 40
     rois[:, 2:] += rois[:, :2]
-    index = torch.randint(0, 2, (count,))
+    inputs = (features, rois, torch.randint(0, 2, (count,)), torch.tensor([[80, 96], [75, 90]]))
     with torch.no_grad():
-        for ours, theirs in zip(head(features, rois, index), model.head(features, rois, index), strict=True):
+        for ours, theirs in zip(head(*inputs), model.head(*inputs), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

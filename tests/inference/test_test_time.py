@@ -12,7 +12,7 @@ from networks import pictures, plain
 
 from resdet import boxes, ops
 from resdet.detection.faster_rcnn import concatenate
-from resdet.detection.roi_head import Predictions, select, soften, vote
+from resdet.detection.select import Predictions, select, soften, vote
 from resdet.engine.runtime import Runtime
 from resdet.inference.fast import FastRCNN
 from resdet.inference.test_time import (
@@ -184,7 +184,7 @@ def test_flips_and_refinement_against_a_literal_version(flip, refine):
         if mirrored:
             seen = flip_images(images, sizes)
             own = [torch.stack([131 - r[:, 2], r[:, 1], 131 - r[:, 0], r[:, 3]], 1) for r in rois]
-        logits, deltas = model.head(model.trunk(model.pixels(seen, sizes)), *concatenate(own))
+        logits, deltas = model.head(model.trunk(model.pixels(seen, sizes)), *concatenate(own), sizes)
         scores, decoded, start = logits.softmax(1)[:, :-1], [], 0
         for (height, _), r in zip(sizes.tolist(), own, strict=True):
             units = deltas[start : start + len(r)] * deltas.new_tensor([0.1, 0.1, 0.2, 0.2])

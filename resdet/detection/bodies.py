@@ -1,0 +1,68 @@
+"""What a region goes through between the feature map and the two sibling layers.
+
+A body is a module: features, regions (R, 4) and their images (R,) → vectors (R, channels). It has the attribute
+`channels`. Letters: N images, (h, w) the feature map, R regions, S the pooled size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet import ops
+from resdet.nn.blocks import Bottleneck, Projection
+
+Pool = Callable[..., Tensor]
+
+
+class Conv5(nn.Module):
+    """RoI pooling, conv5_x and the global average (He et al. 2015, appendix A).
+
+    Args:
+        pool: (N, inputs, h, w), (R, 4), (R,), optionally a `stride` → (R, inputs, S, S), as in `ops`
+        conv5_x: (R, inputs, S, S) → (R, channels, …)
+        channels: that conv5_x gives
+    """
+
+    def __init__(self, pool: Pool, conv5_x: nn.Sequential, channels: int) -> None:
+        super().__init__()
+        self.pool, self.conv5_x, self.channels = pool, conv5_x, channels
+
+    def forward(self, features: Tensor, rois: Tensor, image_index: Tensor) -> Tensor:
+        """(N, inputs, h, w), (R, 4), (R,) → (R, channels)"""
+        pool = partial(self.pool, rois=rois, image_index=image_index)
+        if torch.is_grad_enabled() and self.commutes() and _fewer(features, rois, self.pool):
+            y = convolve_and_pool(self.conv5_x[0], features, pool)
+        else:
+            y = self.conv5_x[0](pool(features).contiguous(memory_format=torch.channels_last))
+        return self.conv5_x[1:](y).mean((2, 3))
+
+    def commutes(self) -> bool:
+        """Whether pooling is linear and all that reads its result are 1×1 convolutions without bias."""
+        first = self.conv5_x[0]
+        linear = isinstance(self.pool, partial) and self.pool.func is ops.roi_align
+        return linear and isinstance(first, Bottleneck) and first.projects and first.order == "original"
+
+
+def _fewer(features: Tensor, rois: Tensor, pool: Any) -> bool:
+    """Whether the feature maps have fewer cells than the regions have bins."""
+    return features.shape[0] * features.shape[2] * features.shape[3] < len(rois) * pool.keywords["size"] ** 2
+
+
+def convolve_and_pool(unit: Any, features: Tensor, pool: Callable[..., Tensor]) -> Tensor:
+    """A bottleneck of the pooled features: its 1×1 convolutions and RoI align, which commute, change places.
+
+    Most cells lie in many regions, and are convolved once. (N, inputs, h, w) → (R, outputs, …).
+    """
+    shortcut: Projection = unit.shortcut
+    y, added = (
+        pool(F.conv2d(features, conv.weight), stride=conv.stride[0]).contiguous(memory_format=torch.channels_last)
+        for conv in (unit.conv1, shortcut.conv)
+    )
+    y = unit.norm2(unit.conv2(unit.norm1(y, relu=True)), relu=True)
+    return unit.norm3(unit.conv3(y), added=shortcut.norm(added), relu=True)
