@@ -152,6 +152,9 @@ class RoIConfig:
     """box targets are divided by these (the authors' code)"""
     beta: float = 1.0
     """smooth L1 is quadratic below this (Fast R-CNN eq. 3)"""
+    mining: bool = False
+    """train on the regions of the highest loss among all proposals, not on random ones (online hard example mining,
+    Shrivastava et al. 2016)"""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ class ImageDataset(Dataset[Any], ABC):
         """Samples → a batch, or an ImageError if there is none."""
 
 
-def epoch_batches(portrait: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_batches(
+    portrait: np.ndarray, batch_size: int, seed: int, epoch: int, repeats: np.ndarray | None = None
+) -> np.ndarray:
     """The images of each batch of an epoch.
 
     Every image occurs; batches hold images of one orientation as far as the counts allow, and images from the
@@ -72,12 +74,19 @@ def epoch_batches(portrait: np.ndarray, batch_size: int, seed: int, epoch: int) 
 
     Args:
         portrait: (M,) bool, the group of each image
+        repeats: (M,) how often each image occurs, 1 or more; a fraction is rounded up in some epochs and down in
+            others, so that all epochs are of one length
 
     Returns:
         (batches, batch_size) int64 indices
     """
     generator = np.random.default_rng((seed, epoch))
-    order = generator.permutation(len(portrait))
+    order = np.arange(len(portrait))
+    if repeats is not None:
+        ends = np.cumsum(repeats) * (round(repeats.sum()) / repeats.sum())
+        ends[-1] = round(ends[-1])
+        order = np.repeat(order, np.diff(np.floor(ends + generator.random()), prepend=0).astype(np.int64))
+    order = generator.permutation(order)
     groups = [order[~portrait[order]], order[portrait[order]]]
     whole = [len(group) // batch_size * batch_size for group in groups]
     rest = np.concatenate([group[size:] for group, size in zip(groups, whole, strict=True)])

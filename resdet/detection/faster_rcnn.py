@@ -16,15 +16,17 @@ from resdet import ops
 from resdet.config import DetConfig
 from resdet.detection.anchors import ANCHOR_OFFSETS, base_anchors, grid_anchors
 from resdet.detection.bodies import Conv5
-from resdet.detection.losses import head_loss, rpn_loss
+from resdet.detection.losses import head_loss, region_losses, rpn_loss
 from resdet.detection.roi_head import RoIHead
 from resdet.detection.rpn import RPN, propose
 from resdet.detection.select import Predictions, predict, select
-from resdet.detection.targets import AnchorTargets, RoITargets, label_anchors, sample_rois
+from resdet.detection.targets import AnchorTargets, RoITargets, hardest, label_anchors, sample_rois
 from resdet.nn.norm import NORMS, freeze
 from resdet.nn.pixels import STYLES, PixelNorm
 from resdet.nn.resnet import ResNet, Trunk
 from resdet.types import Detections, Losses, Target
+
+EVERY_REGION = 1 << 30  # a batch that all candidates of an image fit in
 
 
 class FasterRCNN(nn.Module):
@@ -42,6 +44,7 @@ class FasterRCNN(nn.Module):
         propose_for_test: the same at test time; takes another `after_nms` too
         sample_rois: proposals, target, C → the head's mini-batch
         rpn_loss, head_loss: as in `losses`
+        mine: regions of each image, class logits, deltas, classes, box targets → those to train on; or nothing
         predict: class logits, deltas, proposals, sizes → scores and boxes of the regions of each image
         select: those of an image → its detections
     """
@@ -63,6 +66,7 @@ class FasterRCNN(nn.Module):
         sample_rois: Callable[..., RoITargets],
         rpn_loss: Callable[..., tuple[Tensor, Tensor]],
         head_loss: Callable[..., tuple[Tensor, Tensor]],
+        mine: Callable[..., list[RoITargets]] | None,
         predict: Callable[..., list[Predictions]],
         select: Callable[..., Detections],
     ) -> None:
@@ -71,7 +75,8 @@ class FasterRCNN(nn.Module):
         self.register_buffer("anchors", anchors, persistent=False)
         self.grid_anchors, self.label_anchors, self.sample_rois = grid_anchors, label_anchors, sample_rois
         self.propose, self.propose_for_test = propose, propose_for_test
-        self.rpn_loss, self.head_loss, self.predict, self.select = rpn_loss, head_loss, predict, select
+        self.rpn_loss, self.head_loss, self.mine = rpn_loss, head_loss, mine
+        self.predict, self.select = predict, select
 
     @overload
     def forward(self, images: Tensor, sizes: Tensor, targets: None = None) -> list[Detections]: ...
@@ -133,14 +138,21 @@ class FasterRCNN(nn.Module):
             self.sample_rois(rois, target, self.head.num_classes)
             for rois, target in zip(proposals, targets, strict=True)
         ]
-        rois = concatenate([region.rois for region in regions])
-        class_logits, box_deltas = self.head(features, *rois, sizes)
-        classes = torch.cat([region.classes for region in regions])
-        box_targets = torch.cat([region.deltas for region in regions])
+        if self.mine:
+            with torch.no_grad():
+                regions = self.mine(regions, *self.head_outputs(features, regions, sizes))
         return Losses(
             *self.rpn_loss(logits, deltas, anchor_targets),
-            *self.head_loss(class_logits, box_deltas, classes, box_targets, len(targets)),
+            *self.head_loss(*self.head_outputs(features, regions, sizes), len(targets)),
         )
+
+    def head_outputs(
+        self, features: Tensor, regions: Sequence[RoITargets], sizes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Class logits and deltas of all regions, and what they should be: classes (R,) and deltas (R, 4)."""
+        outputs = self.head(features, *concatenate([region.rois for region in regions]), sizes)
+        classes, deltas = (torch.cat(field) for field in list(zip(*regions, strict=True))[1:])
+        return *outputs, classes, deltas
 
 
 def concatenate(rois_per_image: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -148,6 +160,23 @@ def concatenate(rois_per_image: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     counts = torch.tensor([len(rois) for rois in rois_per_image])
     image_index = torch.arange(len(rois_per_image)).repeat_interleave(counts)
     return torch.cat(list(rois_per_image)), image_index.to(rois_per_image[0].device)
+
+
+def mine(
+    regions: Sequence[RoITargets],
+    class_logits: Tensor,
+    box_deltas: Tensor,
+    classes: Tensor,
+    box_targets: Tensor,
+    *,
+    batch: int,
+    beta: float,
+    nms_iou: float,
+) -> list[RoITargets]:
+    """The hardest regions of each image (`hardest`), by what the head says of all of them now."""
+    losses = region_losses(class_logits, box_deltas, classes, box_targets, beta=beta)
+    parts = losses.split([len(own.rois) for own in regions])
+    return [hardest(own, part, batch, nms_iou) for own, part in zip(regions, parts, strict=True)]
 
 
 def build_faster_rcnn(config: DetConfig, num_classes: int) -> FasterRCNN:
@@ -186,14 +215,15 @@ def build_faster_rcnn(config: DetConfig, num_classes: int) -> FasterRCNN:
         propose_for_test=partial(propose_with, before_nms=test.before_nms, after_nms=test.after_nms),
         sample_rois=partial(
             sample_rois,
-            batch=roi.batch,
-            foreground_fraction=roi.foreground_fraction,
+            batch=EVERY_REGION if roi.mining else roi.batch,
+            foreground_fraction=1 if roi.mining else roi.foreground_fraction,
             foreground_iou=roi.foreground_iou,
             background_iou=roi.background_iou,
             box_stds=roi.box_stds,
         ),
         rpn_loss=partial(rpn_loss, batch=rpn.batch, beta=rpn.beta),
         head_loss=partial(head_loss, batch=roi.batch, beta=roi.beta),
+        mine=partial(mine, batch=roi.batch, beta=roi.beta, nms_iou=rpn.nms_iou) if roi.mining else None,
         predict=partial(predict, box_stds=roi.box_stds),
         select=partial(
             select,

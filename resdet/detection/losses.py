@@ -68,3 +68,13 @@ def head_loss(
     foreground = (classes < box_deltas.shape[1]).nonzero()[:, 0]
     chosen = box_deltas[foreground, classes[foreground]]  # (F, 4)
     return classification / normalizer, smooth_l1(chosen - box_targets[foreground], beta) / normalizer
+
+
+def region_losses(
+    class_logits: Tensor, box_deltas: Tensor, classes: Tensor, box_targets: Tensor, *, beta: float
+) -> Tensor:
+    """(R,): classification and box loss of each region on its own; arguments as of `head_loss`."""
+    foreground = (classes < box_deltas.shape[1]).nonzero()[:, 0]
+    difference = box_deltas[foreground, classes[foreground]] - box_targets[foreground]  # (F, 4)
+    box = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none", beta=beta).sum(1)
+    return F.cross_entropy(class_logits, classes, reduction="none").index_add(0, foreground, box)

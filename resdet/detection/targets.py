@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from resdet import boxes
+from resdet import boxes, ops
 from resdet.types import Target
 
 
@@ -133,3 +133,16 @@ def sample_rois(
         encoded = boxes.encode(target.boxes[objects], candidates[foreground])
         deltas[: len(foreground)] = encoded / rois.new_tensor(box_stds)
     return RoITargets(rois, classes, deltas)
+
+
+def hardest(regions: RoITargets, losses: Tensor, batch: int, nms_iou: float) -> RoITargets:
+    """Online hard example mining: the `batch` regions of the highest loss of an image (Shrivastava et al. 2016).
+
+    Regions that overlap a harder one by more than `nms_iou` (0.7 there) are left out: they are one example.
+
+    Args:
+        regions: all that may be trained on
+        losses: (R,)
+    """
+    keep = ops.nms(regions.rois, losses, nms_iou, batch)
+    return RoITargets(*(field[keep] for field in regions))
