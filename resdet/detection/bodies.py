@@ -6,7 +6,7 @@ A body is a module: features, regions (R, 4) and their images (R,) → vectors (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,3 +66,64 @@ def convolve_and_pool(unit: Any, features: Tensor, pool: Callable[..., Tensor]) 
     )
     y = unit.norm2(unit.conv2(unit.norm1(y, relu=True)), relu=True)
     return unit.norm3(unit.conv3(y), added=shortcut.norm(added), relu=True)
+
+
+class Layers(nn.Module):
+    """Pooling, then convolutions and fully connected layers, each with ReLU.
+
+    The heads of VGG-16 and ZF (fc6, fc7 with dropout: Fast R-CNN §2.2), and the networks on conv feature maps of
+    Ren et al. 2015 (NoC §3), whatever their number.
+
+    Args:
+        pool: as in `Conv5`, or pyramid pooling (R, inputs, bins)
+        inputs: channels of the feature map
+        cells: of a pooled region: S², or the bins of all levels
+        convs: channels of each 3×3 convolution
+        fcs: outputs of each fully connected layer, one at least
+        dropout: of the fully connected layers' outputs
+    """
+
+    def __init__(
+        self, pool: Pool, inputs: int, cells: int, *, convs: Sequence[int], fcs: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        self.pool, self.channels, self.dropout = pool, fcs[-1], dropout
+        self.convs, self.fcs = nn.ModuleList(), nn.ModuleList()
+        for width in convs:
+            self.convs.append(nn.Conv2d(inputs, width, 3, padding=1))
+            inputs = width
+        inputs *= cells
+        for width in fcs:
+            self.fcs.append(nn.Linear(inputs, width))
+            inputs = width
+        for layer in (*self.convs, *self.fcs):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor, rois: Tensor, image_index: Tensor) -> Tensor:
+        """(N, inputs, h, w), (R, 4), (R,) → (R, channels)"""
+        x = self.pool(features, rois=rois, image_index=image_index)
+        for conv in self.convs:
+            x = F.relu(conv(x), inplace=True)
+        x = x.flatten(1)
+        for fc in self.fcs:
+            x = F.dropout(F.relu(fc(x), inplace=True), self.dropout, self.training)
+        return x
+
+
+def pyramid_pool(
+    features: Tensor, rois: Tensor, image_index: Tensor, *, levels: Sequence[int], scale: float
+) -> Tensor:
+    """Spatial pyramid pooling (SPPnet §2.2): the largest value in each bin of several grids over a region.
+
+    Args:
+        features: (N, C, h, w)
+        rois: (R, 4) pixels
+        image_index: (R,)
+        levels: bins along each side of each grid; 6, 3, 2, 1 in SPPnet §4
+        scale: cells per pixel
+
+    Returns:
+        (R, C, Σ levels²)
+    """
+    return torch.cat([ops.roi_pool(features, rois, image_index, n, scale).flatten(2) for n in levels], 2)

@@ -365,3 +365,20 @@ def test_the_description_counts_and_lists_what_was_left_out(annotations: Annotat
     many = build.describe(replace(annotations, skipped=tuple("abcdefgh")), "train").splitlines()
     assert "8 images or boxes left out" in many[0]
     assert [line.strip() for line in many[1:]] == [*"abcde", "and 3 more"]
+
+
+def test_images_are_repeated_as_often_as_asked() -> None:
+    """In every epoch as many images in all, and each its number of times, up to one, in the mean exactly."""
+    portrait, repeats = groups(9, 6), np.random.default_rng(1).uniform(1, 4, 15)
+    counts = []
+    for epoch in range(200):
+        batches = epoch_batches(portrait, 4, 0, epoch, repeats)
+        drawn = np.bincount(batches.ravel(), minlength=15)
+        assert len(batches) == -(-round(repeats.sum()) // 4)
+        assert (drawn >= np.floor(repeats) - 1).all() and (drawn >= 1).all()
+        counts.append(drawn)
+    mean = np.mean(counts, axis=0)
+    filled = mean.sum() / repeats.sum()  # the last batch is filled up
+    np.testing.assert_allclose(mean, repeats * filled, atol=0.4)
+    once = np.bincount(epoch_batches(portrait, 4, 0, 3, np.ones(15)).ravel())
+    assert (once >= 1).all() and once.sum() == 16

@@ -1,5 +1,6 @@
-"""What a region goes through: conv5_x."""
+"""What a region goes through: conv5_x, layers of one's own, spatial pyramids."""
 
+import math
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from resdet import ops
-from resdet.detection.bodies import Conv5
+from resdet.detection.bodies import Conv5, Layers, pyramid_pool
 from resdet.nn.blocks import Bottleneck
 from resdet.nn.norm import FrozenBatchNorm2d
 
@@ -58,3 +59,39 @@ def test_training_convolves_before_pooling_and_nothing_changes(random_boxes, str
     torch.testing.assert_close(convolved, pooled)
     with torch.no_grad():
         torch.testing.assert_close(body(features, rois, image_index), pooled[0])
+
+
+# Layers, and spatial pyramids
+
+
+@pytest.mark.parametrize(("convs", "fcs"), [((), (5,)), ((4,), (7, 5)), ((4, 8), (9,))])
+def test_layers_are_convolutions_then_fully_connected_ones(random_boxes, convs, fcs):
+    pool = partial(ops.roi_pool, size=3, scale=1 / 16)
+    body = Layers(pool, 6, 9, convs=convs, fcs=fcs, dropout=0.5).eval()
+    features, rois, image_index = torch.randn(2, 6, 6, 8), random_boxes(5), torch.tensor([0, 1, 1, 0, 1])
+    x = pool(features, rois, image_index)
+    for conv in body.convs:
+        x = torch.relu(nn.functional.conv2d(x, conv.weight, conv.bias, padding=1))
+    for fc in body.fcs:
+        x = torch.relu(x.flatten(1) @ fc.weight.T + fc.bias)
+    torch.testing.assert_close(body(features, rois, image_index), x)
+    assert x.shape == (5, body.channels) and body.channels == fcs[-1]
+    assert not torch.equal(body.train()(features, rois, image_index), x), "dropout"
+
+
+def test_a_pyramid_is_the_largest_value_of_each_bin_of_each_level(random_boxes):
+    features, rois, image_index = torch.randn(2, 3, 12, 16), random_boxes(6, 96, 128, 30), torch.arange(6) % 2
+    pooled = pyramid_pool(features, rois, image_index, levels=(4, 2, 1), scale=1 / 8)
+    assert pooled.shape == (6, 3, 21)
+    for region in range(6):
+        x1, y1, x2, y2 = (math.floor(c / 8 + 0.5) for c in rois[region].tolist())
+        height, width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        expected = []
+        for n in (4, 2, 1):
+            for row in range(n):
+                for column in range(n):
+                    top, bottom = y1 + math.floor(row * height / n), y1 + math.ceil((row + 1) * height / n)
+                    left, right = x1 + math.floor(column * width / n), x1 + math.ceil((column + 1) * width / n)
+                    part = features[image_index[region], :, max(top, 0) : bottom, max(left, 0) : right]
+                    expected.append(part.amax((1, 2)) if part.numel() else torch.zeros(3))
+        torch.testing.assert_close(pooled[region], torch.stack(expected, 1))

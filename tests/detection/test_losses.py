@@ -8,7 +8,7 @@ from reference import smooth_l1_literal
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from resdet.detection.losses import head_loss, rpn_loss, smooth_l1
+from resdet.detection.losses import head_loss, region_losses, rpn_loss, smooth_l1
 from resdet.detection.targets import AnchorTargets
 
 ANCHORS, CLASSES, REGIONS = 50, 3, 24
@@ -133,3 +133,15 @@ def test_only_background_gives_no_box_loss(regions):
     background = torch.full_like(classes, CLASSES)
     classification, box = head_loss(class_logits, box_deltas, background, box_targets, 2, batch=128, beta=1.0)
     assert classification > 0 and box == 0
+
+
+def test_the_loss_of_each_region_sums_up_to_the_heads():
+    class_logits, box_deltas = torch.randn(9, 4), torch.randn(9, 3, 4)
+    classes, box_targets = torch.tensor([0, 1, 2, 3, 3, 0, 2, 3, 1]), torch.randn(9, 4)
+    own = region_losses(class_logits, box_deltas, classes, box_targets, beta=0.5)
+    whole = head_loss(class_logits, box_deltas, classes, box_targets, 1, batch=9, beta=0.5)
+    torch.testing.assert_close(own.sum() / 9, sum(whole))
+    for k in range(9):
+        one = slice(k, k + 1)
+        alone = head_loss(class_logits[one], box_deltas[one], classes[one], box_targets[one], 1, batch=1, beta=0.5)
+        torch.testing.assert_close(own[k], sum(alone))

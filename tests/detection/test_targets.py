@@ -8,7 +8,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from resdet import boxes
 from resdet.detection.anchors import base_anchors, grid_anchors
-from resdet.detection.targets import label_anchors, match_anchors, random_subset, sample_rois
+from resdet.detection.targets import RoITargets, hardest, label_anchors, match_anchors, random_subset, sample_rois
 from resdet.types import Target
 
 HEIGHT, WIDTH = 96, 128
@@ -253,3 +253,17 @@ def test_a_ground_truth_box_without_area_harms_nobody(random_boxes):
     result = label_anchors(anchors, target, HEIGHT, WIDTH, batch=EVERYTHING, **RPN)
     alone = label_anchors(anchors, targets_of([[20, 20, 70, 70]]), HEIGHT, WIDTH, batch=EVERYTHING, **RPN)
     assert torch.equal(result.positive, alone.positive) and torch.equal(result.deltas, alone.deltas)
+
+
+def test_hard_examples_against_a_loop(random_boxes):
+    """The regions of the highest loss, without those that overlap a harder one."""
+    rois, losses = random_boxes(60, 60, 60, 15), torch.rand(60)
+    regions = RoITargets(rois, torch.randint(0, 4, (60,)), torch.randn(60, 4))
+    expected = []
+    for k in losses.argsort(descending=True).tolist():
+        if all(boxes.iou(rois[k, None], rois[j, None]) <= 0.7 for j in expected) and len(expected) < 20:
+            expected.append(k)
+    chosen = hardest(regions, losses, 20, 0.7)
+    for field, all_of_it in zip(chosen, regions, strict=True):
+        assert torch.equal(field, all_of_it[expected])
+    assert len(hardest(RoITargets(*(field[:0] for field in regions)), losses[:0], 20, 0.7).rois) == 0
