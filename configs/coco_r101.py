@@ -4,7 +4,7 @@
 and head are trained jointly here. The anchors have a fourth scale, 64 (Faster R-CNN §4.2).
 """
 
-from resdet.config import COCO_CLASSES, DataConfig, DetConfig, ModelConfig, SolverConfig
+from resdet.config import COCO_CLASSES, DataConfig, DetConfig, ModelConfig, SolverConfig, TestConfig
 
 config = DetConfig(
     weights="torchvision",
@@ -18,4 +18,5 @@ config = DetConfig(
     ),
     model=ModelConfig(anchor_scales=(64, 128, 256, 512)),
     solver=SolverConfig(lr=1e-3, steps=320_000, milestones=(240_000,), batch_size=8),
+    test=TestConfig(metric="ap"),
 )

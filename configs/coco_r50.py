@@ -1,6 +1,6 @@
 """ResNet-50 on COCO: the smaller trunk, everything else as in coco_r101."""
 
-from resdet.config import COCO_CLASSES, DataConfig, DetConfig, ModelConfig, SolverConfig
+from resdet.config import COCO_CLASSES, DataConfig, DetConfig, ModelConfig, SolverConfig, TestConfig
 
 config = DetConfig(
     weights="torchvision",
@@ -14,4 +14,5 @@ config = DetConfig(
     ),
     model=ModelConfig(depth=50, anchor_scales=(64, 128, 256, 512)),
     solver=SolverConfig(lr=1e-3, steps=320_000, milestones=(240_000,), batch_size=8),
+    test=TestConfig(metric="ap"),
 )

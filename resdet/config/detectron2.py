@@ -68,5 +68,12 @@ def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetCo
             warmup_factor=1e-3,
             weight_decay=1e-4,
         ),
-        test=TestConfig(before_nms=6000, after_nms=1000, min_score=0.05, nms_iou=0.5, max_detections=100),
+        test=TestConfig(
+            before_nms=6000,
+            after_nms=1000,
+            min_score=0.05,
+            nms_iou=0.5,
+            max_detections=100,
+            metric="map07" if voc else "ap",
+        ),
     )

@@ -85,7 +85,7 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
         rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
         roi=RoIConfig(batch=64 if gpu else 32, foreground_fraction=0.5),
         solver=solver,
-        test=TestConfig(before_nms=1000, after_nms=300 if gpu else 150, batch_size=batch, metric="map"),
+        test=TestConfig(before_nms=1000, after_nms=300 if gpu else 150, batch_size=batch, metric="ap50"),
     )
     trunk = "ResNet-50 from torchvision's ImageNet weights" if gpu else "ResNet-18 from scratch, for a CPU"
     passes = f"{steps * batch / len(training):.0f} times"
