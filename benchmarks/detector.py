@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from resdet.config import DetConfig
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.detection.build import build_detector
+from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.runtime import Runtime, keep_freed_memory
 from resdet.inference.fast import FastRCNN
 from resdet.ops import library
@@ -42,7 +43,7 @@ def network(depth: int, proposals: int) -> FasterRCNN:
     config = DetConfig()
     model = replace(config.model, depth=depth, style="msra", pooling="align", pool_size=14, conv5_stride=2)
     test = replace(config.test, after_nms=proposals)
-    result = build_faster_rcnn(replace(config, model=model, test=test), 20)
+    result = build_detector(replace(config, model=model, test=test), 20)
     for module in result.modules():
         if hasattr(module, "running_var"):
             module.running_mean.normal_(0, 0.1)

@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from resdet.config import DetConfig
-from resdet.detection.faster_rcnn import build_faster_rcnn
+from resdet.detection.build import build_detector
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
 from resdet.ops import library
@@ -33,7 +33,7 @@ def make_step(depth: int, runtime: Runtime, pool_first: bool) -> Callable[[], No
     torch.manual_seed(0)
     config = DetConfig()
     model = replace(config.model, depth=depth, pooling="align", pool_size=14, conv5_stride=2)
-    network = build_faster_rcnn(replace(config, model=model), 20).to(memory_format=torch.channels_last)
+    network = build_detector(replace(config, model=model), 20).to(memory_format=torch.channels_last)
     if pool_first:
         network.head.body.commutes = lambda: False  # type: ignore[method-assign]
     optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9)

@@ -29,7 +29,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from resdet.cli.eval_det import score
 from resdet.config import DetConfig, load_config
 from resdet.data.build import read_annotations, training_batches
-from resdet.detection.faster_rcnn import build_faster_rcnn
+from resdet.detection.build import build_detector
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
 from resdet.engine.runtime import seed_everything
@@ -124,7 +124,7 @@ def main() -> None:
     training = read_annotations(config.data, config.data.train, config.data.classes)
     validation = read_annotations(config.data, config.data.val, training.classes)
     seed_everything(config.seed)
-    ours = build_faster_rcnn(config, len(training.classes))
+    ours = build_detector(config, len(training.classes))
     theirs = Torchvision(config, len(training.classes))
     theirs.copy_trunk_from(ours)
     networks: dict[str, nn.Module] = {"resdet": ours, "torchvision": theirs}

@@ -48,6 +48,8 @@ class Batch(NamedTuple):
     """the image files, for messages"""
     indices: list[int]
     """position of each image in its data set"""
+    proposals: list[Tensor] | None = None
+    """(P, 4) for each image, in the pixels of `images`, where they were made before"""
 
 
 class Losses(NamedTuple):

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from resdet.config import DetConfig
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.detection.build import build_detector
+from resdet.detection.faster_rcnn import FasterRCNN
 
 
 def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
@@ -17,7 +18,7 @@ def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
     model = replace(config.model, depth=depth, style=style, pooling=pooling, pool_size=pool_size, norm=norm)
     model = replace(model, conv5_stride=conv5_stride, rpn_channels=32, anchor_scales=(16, 32, 64))
     test = replace(config.test, before_nms=200, after_nms=40)
-    network = build_faster_rcnn(replace(config, model=model, test=test), 3)
+    network = build_detector(replace(config, model=model, test=test), 3)
     for module in network.modules():
         if hasattr(module, "running_var"):
             module.running_mean.normal_(0, 0.1)

@@ -14,7 +14,8 @@ from resdet.config import DetConfig, to_dict
 from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations, training_batches, validation_batches
 from resdet.data.check import check_annotations, summary
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.detection.build import build_detector
+from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import ModelFile, save_model, write_text
 from resdet.engine.log import read_metrics
@@ -51,7 +52,7 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     say_findings(training, validation, config, say)
 
     seed_everything(config.seed)
-    model = build_faster_rcnn(config, len(classes))
+    model = build_detector(config, len(classes))
     if not resume:
         say(start_detector(model, config, classes))
     if runtime.is_main:

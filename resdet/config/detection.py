@@ -59,6 +59,11 @@ class DataConfig:
     difficult: bool = False
     """train on VOC's difficult objects and COCO's crowd regions too (the papers do not; they never count in
     evaluation)"""
+    proposals: tuple[str, ...] = ()
+    """files of region proposals, of training and of validation images, for model.proposals given"""
+    repeat: float = 0.0
+    """classes in less than this share of the images are shown more often, √(repeat / share) times (repeat-factor
+    sampling: Gupta et al. 2019; 0.001 there); 0 shows every image once"""
     empty_images: bool = True
     """train on images in which nothing is annotated, too"""
     short_sides: tuple[int, ...] = (600,)
@@ -83,6 +88,10 @@ class DataConfig:
 class ModelConfig:
     """The network."""
 
+    proposals: Literal["rpn", "given"] = "rpn"
+    """from the region proposal network, or from the files of `data.proposals`"""
+    trunk: Literal["resnet", "plain", "preact", "vgg16", "zf"] = "resnet"
+    """resnet as in 2015, plain without its shortcuts, preact as in 2016; VGG-16 and ZF came before"""
     depth: Literal[18, 34, 50, 101, 152] = 101
     """layers of the ResNet (He et al. 2015, Table 1)"""
     style: Literal["torchvision", "msra"] = "torchvision"
@@ -99,10 +108,21 @@ class ModelConfig:
     """anchors sit at the centre of their cell of 16 pixels, or at its upper left corner as in detectron2"""
     rpn_channels: int = 512
     """channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)"""
-    pooling: Literal["pool", "align"] = "pool"
-    """RoI max pooling as in the papers, or RoI align (Mask R-CNN §3)"""
+    pooling: Literal["pool", "align", "pyramid", "warp"] = "pool"
+    """RoI max pooling as in the papers, RoI align (Mask R-CNN §3), spatial pyramids (SPPnet §2.2), or every region
+    cut out of the image and warped (R-CNN)"""
     pool_size: int = 7
-    """cells along each side of a pooled region: 7 with conv5_stride 1, 14 with conv5_stride 2"""
+    """cells along each side of a pooled region: 7 with conv5_stride 1, 14 with conv5_stride 2; pixels if warped"""
+    pyramid: tuple[int, ...] = (6, 3, 2, 1)
+    """bins along each side of a pyramid's levels (SPPnet §4)"""
+    body: Literal["conv5", "layers"] = "conv5"
+    """what follows the pooling: the network's own conv5_x, or `convs` and `fcs` (networks on conv feature maps)"""
+    convs: tuple[int, ...] = ()
+    """channels of the 3×3 convolutions of a body of layers"""
+    fcs: tuple[int, ...] = (4096, 4096)
+    """outputs of its fully connected layers (fc6 and fc7 of VGG-16)"""
+    dropout: float = 0.5
+    """of their outputs"""
     conv5_stride: Literal[1, 2] = 1
     """stride of conv5_x on pooled regions"""
     context: bool = False
@@ -204,6 +224,8 @@ class DetConfig:
     weights: str = ""
     """start from: "torchvision" or "torchvision-v2" (ImageNet; V2 is of a newer recipe), a run folder, or a weights
     file of resdet, torchvision or MSRA; empty starts from scratch"""
+    learn: Literal["all", "rpn", "head"] = "all"
+    """train all, or only the RPN or the head, and what of the trunk is not frozen (Faster R-CNN §3.2)"""
     seed: int = 0
     """all randomness follows from this and the step"""
     device: str = "auto"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from resdet.config import DataConfig, DetConfig
 from resdet.data.annotations import Annotations
 from resdet.data.detection import DetectionDataset
 from resdet.data.formats import FORMATS
-from resdet.data.loader import TrainSampler, test_batches, train_batches
+from resdet.data.loader import TrainSampler, repeat_factors, test_batches, train_batches
+from resdet.data.proposals import Proposals, read_proposals
 from resdet.data.transforms import TestTransform, TrainTransform
 from resdet.engine.runtime import Runtime
+from resdet.errors import UserError
 from resdet.types import Batch
 
 
@@ -39,7 +43,12 @@ def training_batches(annotations: Annotations, config: DetConfig, runtime: Runti
     data, solver = config.data, config.solver
     annotations = annotations if data.empty_images else annotations.without_empty()
     transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric)
-    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, unreadable="replace")
+    proposals = given_proposals(annotations, config)
+    dataset = DetectionDataset(
+        annotations, transform, difficult=data.difficult, unreadable="replace", proposals=proposals
+    )
+    images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    repeats = repeat_factors(annotations.labels, images, len(annotations), data.repeat) if data.repeat else None
     sampler = TrainSampler(
         (annotations.sizes[:, 0] > annotations.sizes[:, 1]) & data.group_by_aspect,
         batch_size=solver.batch_size,
@@ -49,6 +58,7 @@ def training_batches(annotations: Annotations, config: DetConfig, runtime: Runti
         rank=runtime.rank,
         world=runtime.world,
         accumulate=solver.accumulate,
+        repeats=repeats,
     )
     return train_batches(dataset, sampler, data.workers, pin=runtime.device.type == "cuda")
 
@@ -57,6 +67,21 @@ def validation_batches(annotations: Annotations, config: DetConfig, runtime: Run
     """This process's share of the images, each once."""
     data = config.data
     transform = TestTransform(data.test_short_side, data.max_side)
-    dataset = DetectionDataset(annotations, transform, difficult=data.difficult, unreadable="refuse")
+    proposals = given_proposals(annotations, config)
+    dataset = DetectionDataset(
+        annotations, transform, difficult=data.difficult, unreadable="refuse", proposals=proposals
+    )
     pin = runtime.device.type == "cuda"
     return test_batches(dataset, config.test.batch_size, runtime.rank, runtime.world, data.workers, pin)
+
+
+def given_proposals(annotations: Annotations, config: DetConfig) -> Proposals | None:
+    """The proposals of these images, for a detector that does not make its own."""
+    if config.model.proposals == "rpn":
+        return None
+    if not config.data.proposals:
+        raise UserError(
+            "This detector needs to be given proposals: make them with tools/propose.py, and name the "
+            "files with --data.proposals."
+        )
+    return read_proposals(config.data.proposals, annotations)

@@ -109,8 +109,9 @@ class TrainSampler:
         rank: int,
         world: int,
         accumulate: int,
+        repeats: np.ndarray | None = None,
     ) -> None:
-        self.portrait, self.batch_size, self.seed = portrait, batch_size, seed
+        self.portrait, self.repeats, self.batch_size, self.seed = portrait, repeats, batch_size, seed
         self.start, self.steps = start, steps
         self.rank, self.world, self.accumulate = rank, world, accumulate
 
@@ -126,7 +127,7 @@ class TrainSampler:
 
         @lru_cache(maxsize=1)
         def batches_of(epoch: int) -> np.ndarray:
-            return epoch_batches(self.portrait, self.batch_size, self.seed, epoch)
+            return epoch_batches(self.portrait, self.batch_size, self.seed, epoch, self.repeats)
 
         per_epoch = len(batches_of(0))
         for step in range(self.start, self.steps):
@@ -170,3 +171,26 @@ def _read(dataset: ImageDataset, sampler: object, workers: int, pin: bool) -> It
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
+
+
+def repeat_factors(labels: np.ndarray, images: np.ndarray, count: int, threshold: float) -> np.ndarray:
+    """How often each image is to be shown: repeat-factor sampling (Gupta et al. 2019, §4 and appendix B).
+
+    An image is as rare as its rarest class: it takes the highest max(1, √(threshold / share)) of its classes, where
+    the share is that of the images in which a class occurs.
+
+    Args:
+        labels: (B,) of all boxes
+        images: (B,) position of each box's image
+        count: M images
+
+    Returns:
+        (M,) float64, 1 or more
+    """
+    pairs = np.unique(np.stack([labels, images]), axis=1)  # (2, P)
+    shares = np.bincount(pairs[0]) / count
+    with np.errstate(divide="ignore"):
+        of_class = np.maximum(1, np.sqrt(threshold / shares))
+    factors = np.ones(count)
+    np.maximum.at(factors, pairs[1], of_class[pairs[0]])
+    return factors

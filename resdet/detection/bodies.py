@@ -105,7 +105,7 @@ class Layers(nn.Module):
         x = self.pool(features, rois=rois, image_index=image_index)
         for conv in self.convs:
             x = F.relu(conv(x), inplace=True)
-        x = x.flatten(1)
+        x = x.flatten(1).float()
         for fc in self.fcs:
             x = F.dropout(F.relu(fc(x), inplace=True), self.dropout, self.training)
         return x
@@ -127,3 +127,23 @@ def pyramid_pool(
         (R, C, Σ levels²)
     """
     return torch.cat([ops.roi_pool(features, rois, image_index, n, scale).flatten(2) for n in levels], 2)
+
+
+def warp(features: Tensor, rois: Tensor, image_index: Tensor, *, size: int, context: int = 16) -> Tensor:
+    """Each region of the image warped to a square, with what lies around it (R-CNN, appendix A).
+
+    Around the warped region there are `context` pixels of its surroundings, for a `size` of 227; for others, in
+    proportion. What lies beyond the image is zero, the mean.
+
+    Args:
+        features: (N, 3, H, W) normalised images
+        rois: (R, 4) pixels
+        image_index: (R,)
+        size: pixels along each side of the result
+
+    Returns:
+        (R, 3, size, size)
+    """
+    center, sides = (rois[:, :2] + rois[:, 2:]) / 2, rois[:, 2:] - rois[:, :2]
+    half = sides / 2 * (227 / (227 - 2 * context))
+    return ops.roi_align(features, torch.cat([center - half, center + half], 1), image_index, size, 1.0)

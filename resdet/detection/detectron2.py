@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resdet.config import COCO_CLASSES, VOC_CLASSES, DetConfig, ModelConfig, detectron2_c4
 from resdet.detection.anchors import ANCHOR_OFFSETS
-from resdet.detection.faster_rcnn import build_faster_rcnn
+from resdet.detection.build import build_detector
 from resdet.errors import UserError
 from resdet.nn.pixels import STYLES
 from resdet.nn.weights import bottleneck_depth, check_names, detectron2_name
@@ -72,7 +72,7 @@ def from_detectron2_detector(
         if name not in ("pixel_mean", "pixel_std") and not re.fullmatch(IGNORED, name)
     }
     with torch.device("meta"):
-        own = build_faster_rcnn(config, len(config.data.classes)).state_dict()
+        own = build_detector(config, len(config.data.classes)).state_dict()
     check_names({detector_name(name): tensor for name, tensor in own.items()}, state, source)
     weights = {name: state[detector_name(name)].float() for name in own}
     scales, ratios = len(config.model.anchor_scales), len(config.model.anchor_ratios)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,24 @@ from resdet.types import Batch, Detections, Losses, Target
 T = TypeVar("T")
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, list[Target]]:
-    """The images, sizes and targets of `batch` on `device`; sizes stay on the CPU, where they are read."""
-    targets = [Target(*(tensor.to(device, non_blocking=True) for tensor in target)) for target in batch.targets]
-    return batch.images.to(device, non_blocking=True), batch.sizes, targets
+class Inputs(NamedTuple):
+    """What a detector is given, in the order of its arguments."""
+
+    images: Tensor
+    sizes: Tensor
+    targets: list[Target] | None
+    proposals: list[Tensor] | None
+
+
+def to_device(batch: Batch, device: torch.device, with_targets: bool = True) -> Inputs:
+    """What a detector needs of `batch`, on `device`; sizes stay on the CPU, where they are read."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    targets = [Target(*map(moved, target)) for target in batch.targets] if with_targets else None
+    proposals = None if batch.proposals is None else [moved(own) for own in batch.proposals]
+    return Inputs(moved(batch.images), batch.sizes, targets, proposals)
 
 
 def predict(
@@ -33,8 +47,8 @@ def predict(
     """
     model.eval()
 
-    def run(images: Tensor, batch: Batch) -> Iterable[Detections]:
-        return _as_read(model(images, batch.sizes), batch)
+    def run(batch: Batch) -> Iterable[Detections]:
+        return _as_read(model(*to_device(batch, runtime.device, with_targets=False)), batch)
 
     return _over(batches, runtime, run)
 
@@ -45,8 +59,9 @@ def predict_and_propose(
     """As `predict`; besides the detections, up to `most` proposals (P, 4) of each image, best first."""
     model.eval()
 
-    def run(images: Tensor, batch: Batch) -> Iterable[tuple[Detections, Tensor]]:
-        found, proposals = model.detect_and_propose(images, batch.sizes, most)
+    def run(batch: Batch) -> Iterable[tuple[Detections, Tensor]]:
+        images, sizes, _, given = to_device(batch, runtime.device, with_targets=False)
+        found, proposals = model.detect_and_propose(images, sizes, most, given)
         boxes = [_to_original(own, batch, i).cpu() for i, own in enumerate(proposals)]
         return zip(_as_read(found, batch), boxes, strict=True)
 
@@ -54,13 +69,12 @@ def predict_and_propose(
 
 
 @torch.no_grad()
-def _over(batches: Iterable[Batch], runtime: Runtime, run: Callable[[Tensor, Batch], Iterable[T]]) -> dict[int, T]:
-    """What `run` makes of the images of all processes, by their position in the data set."""
+def _over(batches: Iterable[Batch], runtime: Runtime, run: Callable[[Batch], Iterable[T]]) -> dict[int, T]:
+    """What `run` makes of the batches of all processes, by the images' positions in the data set."""
     own: dict[int, T] = {}
     for batch in batches:
         with runtime.autocast():
-            images, _, _ = to_device(batch, runtime.device)
-            own |= zip(batch.indices, run(images, batch), strict=True)
+            own |= zip(batch.indices, run(batch), strict=True)
     return {index: found for part in gather(own) for index, found in part.items()}
 
 

@@ -18,7 +18,8 @@ from resdet.config import DetConfig
 from resdet.data.detection import pad
 from resdet.data.images import read_image
 from resdet.data.transforms import TestTransform, resize
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.detection.build import build_detector
+from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import runtime
 from resdet.engine.checkpoint import ModelFile, load_model
 from resdet.engine.runtime import Runtime
@@ -33,7 +34,7 @@ Picture = str | Path | Image.Image | np.ndarray
 
 def restore(file: ModelFile, source: str | Path) -> FasterRCNN:
     """The network of a model file, with its weights; `source` is named if they do not fit."""
-    model = build_faster_rcnn(file.config, len(file.classes))
+    model = build_detector(file.config, len(file.classes))
     load_strictly(model, file.weights, str(source))
     return model.eval().to(memory_format=torch.channels_last)
 

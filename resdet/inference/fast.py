@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -28,7 +28,8 @@ from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d
 from resdet.nn.blocks import Bottleneck, Projection, Unit
 from resdet.nn.norm import fold, folds
-from resdet.nn.resnet import Stem
+from resdet.nn.resnet import Stem, Trunk
+from resdet.nn.vgg import VGG16Trunk, ZFTrunk
 from resdet.types import Detections
 
 REGIONS_AT_A_TIME = 128
@@ -46,22 +47,28 @@ class FastRCNN(nn.Module):
         super().__init__()
         self.runtime = runtime
         model = copy.deepcopy(model).eval().to(runtime.device)
-        move_strides(model)
-        model.head.body = FastConv5(model.head.body, runtime)
+        if isinstance(model.trunk, Trunk):
+            move_strides(model)
+        if isinstance(model.head.body, Conv5):
+            model.head.body = FastConv5(model.head.body, runtime)
         fuse(model, runtime)
         self.model = model
 
     @torch.no_grad()
-    def forward(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """(N, 3, H, W) uint8 RGB, padded; (N, 2) heights and widths without padding → detections of each image"""
+    def forward(
+        self, images: Tensor, sizes: Tensor, targets: None = None, proposals: Sequence[Tensor] | None = None
+    ) -> list[Detections]:
+        """As `FasterRCNN`, without losses: (N, 3, H, W) uint8 and (N, 2) sizes → detections of each image."""
         with torch.autocast(self.runtime.device.type, enabled=False):
-            return self.model(images, sizes)
+            return self.model(images, sizes, None, proposals)
 
     @torch.no_grad()
-    def detect_and_propose(self, images: Tensor, sizes: Tensor, most: int) -> tuple[list[Detections], list[Tensor]]:
+    def detect_and_propose(
+        self, images: Tensor, sizes: Tensor, most: int, proposals: Sequence[Tensor] | None = None
+    ) -> tuple[list[Detections], Sequence[Tensor]]:
         """As `FasterRCNN.detect_and_propose`."""
         with torch.autocast(self.runtime.device.type, enabled=False):
-            return self.model.detect_and_propose(images, sizes, most)
+            return self.model.detect_and_propose(images, sizes, most, proposals)
 
 
 def fuse(network: nn.Module, runtime: Runtime) -> None:
@@ -69,10 +76,10 @@ def fuse(network: nn.Module, runtime: Runtime) -> None:
     for module in list(network.modules()):
         if isinstance(module, Stem | Projection):
             _fuse_pair(module, "conv", "norm", runtime)
-        elif isinstance(module, RPN):
-            for name in ("conv", "objectness", "box"):
-                conv = getattr(module, name)
-                setattr(module, name, fused_conv2d(conv, conv.weight, conv.bias, runtime))
+        elif isinstance(module, RPN | VGG16Trunk | ZFTrunk | nn.ModuleList):
+            for name, conv in list(module.named_children()):
+                if isinstance(conv, nn.Conv2d):
+                    setattr(module, name, fused_conv2d(conv, conv.weight, conv.bias, runtime))
         elif isinstance(module, Unit):
             for number in range(1, module.depth + 1):
                 _fuse_pair(module, f"conv{number}", f"norm{number}", runtime, joined=number == module.depth)

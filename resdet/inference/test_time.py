@@ -157,32 +157,39 @@ class TestTimeRCNN(nn.Module):
         self.models: Any = nn.ModuleList(FastRCNN(model, runtime).model for model in models)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """(N, 3, H, W) uint8 RGB, padded; (N, 2) heights and widths without padding → detections of each image"""
+    def forward(
+        self, images: Tensor, sizes: Tensor, targets: None = None, proposals: Sequence[Tensor] | None = None
+    ) -> list[Detections]:
+        """As `FasterRCNN`, without losses: (N, 3, H, W) uint8 and (N, 2) sizes → detections of each image."""
         with torch.autocast(self.runtime.device.type, enabled=False):
-            proposals = self.propose(images, sizes)
+            rois = self.propose(images, sizes) if proposals is None else proposals
             views = [
                 view for flipped in (False, True)[: 1 + self.flip] for view in self.views(images, sizes, flipped)
             ]
-            found = self.predict(views, proposals, sizes)
+            found = self.predict(views, rois, sizes)
             if self.refine:
                 again = self.predict(views, [best_boxes(predictions) for predictions in found], sizes)
                 found = [join(*pair) for pair in zip(found, again, strict=True)]
             return [self.models[0].select(predictions) for predictions in found]
 
     @torch.no_grad()
-    def detect_and_propose(self, images: Tensor, sizes: Tensor, most: int) -> tuple[list[Detections], list[Tensor]]:
+    def detect_and_propose(
+        self, images: Tensor, sizes: Tensor, most: int, proposals: Sequence[Tensor] | None = None
+    ) -> tuple[list[Detections], Sequence[Tensor]]:
         """The detections of `forward`, and up to `most` proposals (P, 4) of each network for each image."""
+        detections = self(images, sizes, None, proposals)
+        if proposals is not None:
+            return detections, [own[:most] for own in proposals]
         with torch.autocast(self.runtime.device.type, enabled=False):
-            return self(images, sizes), self.propose(images, sizes, after_nms=most)
+            return detections, self.propose(images, sizes, after_nms=most)
 
     def propose(self, images: Tensor, sizes: Tensor, **rules: int) -> list[Tensor]:
         """The proposals (R, 4) of all networks for each image, one network's after another's; `rules` as of rpn."""
         small, small_sizes = resize_images(images, sizes, self.base)
         per_model = []
         for model in self.models:
-            _, logits, deltas, anchors = model.score_anchors(small, small_sizes)
-            per_model.append(model.propose_for_test(logits, deltas, anchors, small_sizes, **rules))
+            scored = model.score_anchors(model.trunk(model.pixels(small, small_sizes)))
+            per_model.append(model.propose_for_test(*scored, small_sizes, **rules))
         grow = (sizes / small_sizes).tolist()  # (N, 2) height, width
         return [
             rescale(torch.cat(own), x_scale, y_scale)

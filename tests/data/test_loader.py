@@ -18,7 +18,7 @@ from resdet.data import build, detection, loader
 from resdet.data.annotations import Annotations
 from resdet.data.detection import DetectionDataset, Sample
 from resdet.data.images import ImageError, read_image
-from resdet.data.loader import Draw, TrainSampler, epoch_batches
+from resdet.data.loader import Draw, TrainSampler, epoch_batches, repeat_factors
 from resdet.data.records import ImageRecord, flatten
 from resdet.data.shapes import CLASSES
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
@@ -382,3 +382,18 @@ def test_images_are_repeated_as_often_as_asked() -> None:
     np.testing.assert_allclose(mean, repeats * filled, atol=0.4)
     once = np.bincount(epoch_batches(portrait, 4, 0, 3, np.ones(15)).ravel())
     assert (once >= 1).all() and once.sum() == 16
+
+
+def test_repeat_factors_against_a_loop() -> None:
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 20, 60), np.minimum(random.geometric(0.4, 60) - 1, 7)
+    expected = []
+    for image in range(20):
+        factor = 1.0
+        for label in set(labels[images == image].tolist()):
+            share = len(set(images[labels == label].tolist())) / 20
+            factor = max(factor, (0.3 / share) ** 0.5)
+        expected.append(factor)
+    found = repeat_factors(labels, images, 20, 0.3)
+    np.testing.assert_allclose(found, expected)
+    assert found.max() > 1.5 and found.min() == 1

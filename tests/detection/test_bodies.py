@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from resdet import ops
-from resdet.detection.bodies import Conv5, Layers, pyramid_pool
+from resdet.detection.bodies import Conv5, Layers, pyramid_pool, warp
 from resdet.nn.blocks import Bottleneck
 from resdet.nn.norm import FrozenBatchNorm2d
 
@@ -95,3 +95,15 @@ def test_a_pyramid_is_the_largest_value_of_each_bin_of_each_level(random_boxes):
                     part = features[image_index[region], :, max(top, 0) : bottom, max(left, 0) : right]
                     expected.append(part.amax((1, 2)) if part.numel() else torch.zeros(3))
         torch.testing.assert_close(pooled[region], torch.stack(expected, 1))
+
+
+def test_a_warped_region_is_the_image_around_it(random_boxes):
+    """At a size of 227, one output pixel for each of the image, with 16 of context at each side; zero beyond it."""
+    image = torch.randn(1, 3, 300, 320)
+    region = torch.tensor([[60.0, 40, 60 + 195, 40 + 195], [-5, -5, 190, 190]])
+    warped = warp(image, region, torch.tensor([0, 0]), size=227)
+    torch.testing.assert_close(warped[0], image[0, :, 24 : 24 + 227, 44 : 44 + 227], atol=1e-5, rtol=1e-5)
+    assert (warped[1, :, :20] == 0).all() and (warped[1, :, :, :20] == 0).all()
+    torch.testing.assert_close(warped[1, :, 22:, 22:], image[0, :, 1:206, 1:206], atol=1e-5, rtol=1e-5)
+    small = warp(image, random_boxes(3, 300, 320, 30), torch.zeros(3, dtype=torch.int64), size=32)
+    assert small.shape == (3, 3, 32, 32)

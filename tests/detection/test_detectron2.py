@@ -17,13 +17,13 @@ import torchvision.ops
 from torch import Tensor
 
 from resdet.config import COCO_CLASSES, VOC_CLASSES, DetConfig, ModelConfig, detectron2_c4
+from resdet.detection.build import build_detector
 from resdet.detection.detectron2 import (
     detector_name,
     detectron2_settings,
     from_detectron2_detector,
     to_detectron2_detector,
 )
-from resdet.detection.faster_rcnn import build_faster_rcnn
 from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.runtime import start
 from resdet.inference.detector import restore
@@ -281,7 +281,7 @@ def test_every_tensor_of_detectron2_has_one_of_ours(depth: int, classes: tuple[s
     assert config == detectron2_c4(depth, classes)
     assert config.model.depth == depth and config.data.classes == classes
     with torch.device("meta"):
-        own = build_faster_rcnn(config, len(classes)).state_dict()
+        own = build_detector(config, len(classes)).state_dict()
     assert {name: tensor.shape for name, tensor in own.items()} == {n: t.shape for n, t in weights.items()}
     assert sorted(detector_name(name) for name in own) == sorted(theirs)
 

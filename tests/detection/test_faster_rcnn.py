@@ -16,7 +16,8 @@ from torchvision.ops import FrozenBatchNorm2d, RoIAlign, RoIPool
 from torchvision.transforms.functional import normalize
 
 from resdet.config import DetConfig
-from resdet.detection.faster_rcnn import build_faster_rcnn, concatenate
+from resdet.detection.build import build_detector
+from resdet.detection.faster_rcnn import concatenate
 from resdet.nn.weights import from_torchvision, load_strictly
 from resdet.types import Target
 
@@ -62,7 +63,7 @@ def random_resnet():
 
 def random_detector(config=CONFIG, resnet=None):
     """A detector that finds something: `resnet`'s weights, and layers of the head that tell regions apart."""
-    model = build_faster_rcnn(config, CLASSES)
+    model = build_detector(config, CLASSES)
     state = from_torchvision((resnet or random_resnet()).state_dict())
     parts = {"trunk.": model.trunk, "conv5_x.": model.head.body.conv5_x}
     for prefix, part in parts.items():
@@ -367,7 +368,7 @@ def test_the_paper_s_rule_on_cross_boundary_anchors_reaches_the_loss():
 
 @pytest.mark.parametrize("model", [{"norm": "group"}, {"norm": "sync_batch"}, {"depth": 50, "style": "msra"}])
 def test_every_kind_of_trunk_trains(model):
-    detector = build_faster_rcnn(changed(CONFIG, model=model), CLASSES).train()
+    detector = build_detector(changed(CONFIG, model=model), CLASSES).train()
     assert_trains(detector, images_of(), SIZES, TARGETS)
 
 

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from resdet.cli.run import check
 from resdet.config import DetConfig, SolverConfig, load_config
 from resdet.data.build import read_annotations, validation_batches
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.detection.build import build_detector
+from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import log as log_module
 from resdet.engine import loop
 from resdet.engine.checkpoint import load_model, load_state
@@ -307,7 +308,7 @@ def detector_losses(network: nn.Module, batch: Batch) -> Losses:
 
 def fresh_detector(config: DetConfig) -> FasterRCNN:
     seed_everything(0)
-    return build_faster_rcnn(config, 6)
+    return build_detector(config, 6)
 
 
 def unsampled_detector(config: DetConfig, norm: str = "group") -> FasterRCNN:

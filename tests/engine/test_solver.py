@@ -8,7 +8,7 @@ import pytest
 from torch import nn, optim
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig
-from resdet.detection.faster_rcnn import build_faster_rcnn
+from resdet.detection.build import build_detector
 from resdet.engine.solver import build_optimizer, lr_at
 
 WARM = SolverConfig(lr=1.0, warmup_steps=4, warmup_factor=0.2, milestones=(6, 8), gamma=0.1, steps=10)
@@ -77,7 +77,7 @@ def test_frozen_parameters_are_not_in_the_optimizer() -> None:
 
 def test_the_detector_of_the_papers_trains_conv3_x_and_what_follows() -> None:
     """Frozen batch normalisation has no parameters; conv1 and conv2_x are frozen (He et al. 2015, appendix A)."""
-    model = build_faster_rcnn(DetConfig(model=ModelConfig(depth=18, rpn_channels=8)), num_classes=3)
+    model = build_detector(DetConfig(model=ModelConfig(depth=18, rpn_channels=8)), num_classes=3)
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, exempt = (
         {names[id(p)] for p in group["params"]} for group in build_optimizer(model, SolverConfig()).param_groups

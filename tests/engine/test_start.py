@@ -14,7 +14,8 @@ import torchvision
 from torch import Tensor, nn
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig
-from resdet.detection.faster_rcnn import FasterRCNN, build_faster_rcnn
+from resdet.detection.build import build_detector
+from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import start
 from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.start import start_detector
@@ -42,7 +43,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run folder with a detector of three classes, none of whose weights is what a fresh one has."""
     folder = tmp_path_factory.mktemp("detector")
-    state = build_faster_rcnn(CONFIG, 3).state_dict()
+    state = build_detector(CONFIG, 3).state_dict()
     torch.manual_seed(1)
     save_model(
         folder / "model.safetensors",
@@ -69,7 +70,7 @@ def torchvision_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 def fresh(config: DetConfig = CONFIG, classes: int = 3) -> FasterRCNN:
     """A detector as the training makes it."""
     torch.manual_seed(3)
-    return build_faster_rcnn(config, classes)
+    return build_detector(config, classes)
 
 
 def test_a_detector_of_the_same_classes_is_taken_whole(

@@ -201,8 +201,8 @@ def test_flips_and_refinement_against_a_literal_version(flip, refine):
         ]
 
     with torch.no_grad():
-        _, logits, deltas, anchors = model.score_anchors(images, sizes)
-        rois = model.propose_for_test(logits, deltas, anchors, sizes)
+        scored = model.score_anchors(model.trunk(model.pixels(images, sizes)))
+        rois = model.propose_for_test(*scored, sizes)
         predictions = views(rois)
         if refine:
             again = views([best_boxes(p) for p in predictions])
