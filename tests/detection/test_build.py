@@ -1,0 +1,125 @@
+"""Detectors of every kind that a config can describe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+
+from resdet.config import DetConfig
+from resdet.detection.build import build_detector
+from resdet.engine.runtime import Runtime
+from resdet.inference.fast import FastRCNN
+from resdet.nn.vgg import VGG16, VGG16Trunk
+from resdet.types import Target
+
+ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
+GIVEN = {"proposals": "given"}
+LAYERS = {"body": "layers", "fcs": (24, 16)}
+KINDS = {
+    "plain": {"trunk": "plain"},
+    "preact": {"trunk": "preact"},
+    "vgg16": {"trunk": "vgg16", **LAYERS},
+    "zf": {"trunk": "zf", "pool_size": 6, **LAYERS},
+    "noc": {**LAYERS, "convs": (16, 8)},
+    "context": {"context": True},
+    "sppnet": {**GIVEN, **LAYERS, "pooling": "pyramid", "freeze": ("conv1", "conv2_x", "conv3_x", "conv4_x")},
+    "rcnn": {**GIVEN, "pooling": "warp", "pool_size": 32},
+    "fast": GIVEN,
+}
+
+
+def make(kind, learn="all"):
+    """A small one."""
+    torch.manual_seed(0)
+    config = DetConfig(learn=learn)
+    model = replace(config.model, depth=18, norm="group", freeze=(), pool_size=4, anchor_scales=(16, 32))
+    model = replace(model, rpn_channels=32, **KINDS.get(kind, {}))
+    test = replace(config.test, before_nms=100, after_nms=20, min_score=0)
+    rpn, roi = replace(config.rpn, cross_boundary=True, after_nms=30), replace(config.roi, batch=8)
+    network = build_detector(replace(config, model=model, test=test, rpn=rpn, roi=roi), 3)
+    torch.nn.init.normal_(network.head.classify.weight, std=0.3)
+    return network.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def batch(random_boxes):
+    """Images, sizes, targets, and proposals where a kind is given them."""
+    images, sizes = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8), torch.tensor([[64, 96], [60, 80]])
+    targets = [
+        Target(random_boxes(3, 60, 80, 12), torch.tensor([0, 1, 2]), torch.zeros(3).bool()) for _ in range(2)
+    ]
+    proposals = [random_boxes(12, 60, 80, 12), random_boxes(9, 60, 80, 12)]
+    return images, sizes, targets, proposals
+
+
+def given(kind, proposals):
+    return proposals if KINDS.get(kind, {}).get("proposals") == "given" else None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns(kind, batch):
+    network = make(kind)
+    images, sizes, targets, proposals = batch
+    losses = network(images, sizes, targets, given(kind, proposals))
+    assert losses.loss.isfinite() and losses.roi_cls > 0
+    losses.loss.backward()
+    without = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert (losses.rpn_cls == 0) == (network.rpn is None)
+    frozen = {
+        name.split(".")[1] for name, p in network.trunk.named_parameters(prefix="trunk") if not p.requires_grad
+    }
+    assert frozen == set(KINDS[kind].get("freeze", ()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fast_one_finds_the_same(kind, batch):
+    network = make(kind).eval()
+    images, sizes, _, proposals = batch
+    with torch.no_grad():
+        expected = network(images, sizes, None, given(kind, proposals))
+    found = FastRCNN(network, ALONE)(images, sizes, None, given(kind, proposals))
+    assert sum(len(detections.scores) for detections in expected) > 20
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.boxes, b.boxes, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(("learn", "zero", "still"), [("rpn", "roi", "head."), ("head", "rpn", "rpn.")])
+def test_the_steps_of_alternating_training_learn_their_part(learn, zero, still, batch):
+    network = make("resnet", learn)
+    losses = network(*batch[:3])
+    for name, term in losses._asdict().items():
+        assert (term == 0) == name.startswith(zero), name
+    losses.loss.backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is None) == name.startswith(still), name
+
+
+def test_one_region_of_rcnn_is_one_image_through_the_network(batch):
+    """The head's vector is what the whole ResNet makes of the warped crop."""
+    network = make("rcnn").eval()
+    images, sizes, _, proposals = batch
+    pixels = network.pixels(images, sizes)
+    rois, index = torch.cat(proposals), torch.tensor([0] * 12 + [1] * 9)
+    with torch.no_grad():
+        vectors = network.head.body(network.trunk(pixels), rois, index)
+        crop = network.head.body.pool(pixels, rois=rois[15:16], image_index=index[15:16])
+        trunk, conv5_x = network.head.body.conv5_x
+        torch.testing.assert_close(vectors[15], conv5_x(trunk(crop)).mean((2, 3))[0], rtol=1e-4, atol=1e-5)
+
+
+def test_vgg16_is_torchvisions():
+    trunk, theirs = VGG16Trunk(), torchvision.models.vgg16(weights=None).features
+    ours = [f"conv{stage}_{n}" for stage, widths in enumerate(VGG16, 1) for n in range(1, len(widths) + 1)]
+    convs = [module for module in theirs if isinstance(module, torch.nn.Conv2d)]
+    for name, conv in zip(ours, convs, strict=True):
+        getattr(trunk, name).load_state_dict(conv.state_dict())
+    images = torch.randn(1, 3, 64, 80)
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(images), theirs[:-1](images))
+    assert trunk(images).shape == (1, trunk.channels, 4, 5)
