@@ -1,0 +1,120 @@
+"""Make region proposals for the images of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from joblib import parallel_backend
+from rich.progress import track
+
+from resdet.config import DetConfig, load_config
+from resdet.data.annotations import Annotations
+from resdet.data.build import read_annotations, validation_batches
+from resdet.data.images import read_image
+from resdet.data.proposals import write_proposals
+from resdet.engine import runtime as runtimes
+from resdet.engine.checkpoint import load_model
+from resdet.errors import UserError
+from resdet.evaluation.predict import predict_and_propose
+from resdet.inference.detector import prepare
+
+METHODS = ("selective-search", "edge-boxes", "rpn")
+WIDTH = 500  # pixels; selective search's images are made this wide (Fast R-CNN's settings)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """RECIPE --method METHOD --output FILE [--weights RUN|FILE] [--most N]: make region proposals for its images"""
+    options, config = parse(arguments)
+    splits = dict.fromkeys(f"{config.data.train}+{config.data.val}".split("+"))
+    annotations = read_annotations(config.data, "+".join(splits), config.data.classes)
+    if options.method == "rpn":
+        boxes = from_network(annotations, config, options.most)
+    else:
+        boxes = from_pixels(annotations, options.method, options.edges, options.most)
+    write_proposals(options.output, [annotations.id(index) for index in range(len(annotations))], boxes)
+    mean = sum(map(len, boxes)) / len(boxes)
+    print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} in the mean.")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
+    """The options of the command, and the recipe whose images are meant."""
+    parser = argparse.ArgumentParser(prog="propose")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE")
+    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .npz file to write")
+    parser.add_argument("--most", type=int, default=2000, metavar="N", help="proposals kept for an image")
+    parser.add_argument("--edges", metavar="FILE", help="edge-boxes: the model of OpenCV's structured edges")
+    options, settings = parser.parse_known_args(arguments)
+    return options, load_config(options.recipe, settings)
+
+
+def from_network(annotations: Annotations, config: DetConfig, most: int) -> list[np.ndarray]:
+    """The proposals of the network that `config.weights` names."""
+    if not config.weights:
+        raise UserError("Name a trained detector whose RPN is to propose, with --weights RUN.")
+    runtime = runtimes.start(config.device, config.solver.precision)
+    network = prepare(load_model(config.weights), config.weights, runtime)
+    found = predict_and_propose(network, validation_batches(annotations, config, runtime), runtime, most)
+    return [found[index][1].numpy() for index in range(len(annotations))]
+
+
+def from_pixels(annotations: Annotations, method: str, edges: str | None, most: int) -> list[np.ndarray]:
+    """The proposals of a method that looks at an image alone; several processes work on it."""
+    propose: Callable[[np.ndarray], np.ndarray] = selective_search
+    if method == "edge-boxes":
+        propose = partial(edge_boxes, model=_edges(edges))
+    elif find_spec("selective_search") is None:
+        raise UserError("Selective search needs the package selective-search: pip install 'resdet[proposals]'.")
+    jobs = [(propose, annotations.file(index), most) for index in range(len(annotations))]
+    with ProcessPoolExecutor() as pool:
+        return list(track(pool.map(_run, jobs, chunksize=4), "Proposing", len(jobs), transient=True))
+
+
+def selective_search(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 → (P, 4), the largest unions first; in its fast mode (Uijlings et al. 2013, §5.3)."""
+    from selective_search import selective_search as search
+
+    scale = min(1.0, WIDTH / image.shape[1])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    with parallel_backend("sequential"):  # images are what runs in parallel
+        boxes = np.array(search(small, mode="fast", random_sort=True), np.float32).reshape(-1, 4)
+    return boxes / scale
+
+
+def edge_boxes(image: np.ndarray, model: str) -> np.ndarray:
+    """(H, W, 3) uint8 → (P, 4), best first (Zitnick and Dollár 2014)."""
+    edges = cv2.ximgproc.createStructuredEdgeDetection(model)
+    strength = edges.detectEdges(image.astype(np.float32) / 255)
+    orientation = edges.computeOrientation(strength)
+    thin = edges.edgesNms(strength, orientation)
+    boxes, _ = cv2.ximgproc.createEdgeBoxes(maxBoxes=10_000).getBoundingBoxes(thin, orientation)
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def _edges(model: str | None) -> str:
+    """The file of OpenCV's edge detector, if all is there."""
+    if not hasattr(cv2, "ximgproc"):
+        raise UserError(
+            "EdgeBoxes needs OpenCV's extra modules: replace opencv-python-headless by opencv-contrib-python-headless."
+        )
+    if model is None or not Path(model).is_file():
+        raise UserError(
+            f"EdgeBoxes needs OpenCV's model.yml.gz of structured edges: name it with --edges, not {model}."
+        )
+    return model
+
+
+def _run(job: tuple[Callable[[np.ndarray], np.ndarray], str, int]) -> np.ndarray:
+    propose, file, most = job
+    image = read_image(file)
+    boxes = propose(image)[:most].astype(np.float32)
+    return boxes.clip(0, np.tile(image.shape[1::-1], 2))
