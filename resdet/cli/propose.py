@@ -103,9 +103,7 @@ def edge_boxes(image: np.ndarray, model: str) -> np.ndarray:
 def _edges(model: str | None) -> str:
     """The file of OpenCV's edge detector, if all is there."""
     if not hasattr(cv2, "ximgproc"):
-        raise UserError(
-            "EdgeBoxes needs OpenCV's extra modules: replace opencv-python-headless by opencv-contrib-python-headless."
-        )
+        raise UserError("EdgeBoxes needs OpenCV's extra modules: install opencv-contrib-python-headless instead.")
     if model is None or not Path(model).is_file():
         raise UserError(
             f"EdgeBoxes needs OpenCV's model.yml.gz of structured edges: name it with --edges, not {model}."
