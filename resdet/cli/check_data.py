@@ -66,6 +66,7 @@ def check_images(splits: Mapping[str, Annotations]) -> list[Finding]:
     places = [(split, index) for split, annotations in splits.items() for index in range(len(annotations))]
 
     def look(place: tuple[str, int]) -> np.ndarray | Finding:
+        """The fingerprint of an image, or what is wrong with it."""
         split, index = place
         file, size = splits[split].file(index), tuple(splits[split].sizes[index].tolist())
         try:

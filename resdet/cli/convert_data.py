@@ -14,11 +14,8 @@ from resdet.errors import UserError
 def main(arguments: Sequence[str]) -> None:
     """ROOT OUTPUT --to FORMAT [--splits NAME …]: write a data set in another format, and say what it cannot hold"""
     options = parse(arguments)
-    kind, splits = options.format, options.splits
-    if kind is None:
-        kind, found = find_format(options.root)
-        splits = splits or found
-    splits = splits or FORMATS[kind].splits(options.root)
+    kind = options.format or find_format(options.root)[0]
+    splits = options.splits or FORMATS[kind].splits(options.root)
     if not splits:
         raise UserError(f"No split of {options.root} was found: name them with --splits.")
     if options.output.resolve() == options.root.resolve():

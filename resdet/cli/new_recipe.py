@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def choose_splits(known: Sequence[str], train: str | None, val: str | None, root: Path) -> tuple[str, str]:
     """The splits to train and to evaluate on, of those that are `known` and where none is named."""
     if train is None:
-        held_out = "test" in known or val == "val"  # else trainval would hold the images of val
+        held_out = (val or ("test" if "test" in known else "val")) == "test"  # else trainval would hold its images
         train = next(
             (name for name in TRAIN[not held_out :] if name in known), known[0] if len(known) == 1 else None
         )

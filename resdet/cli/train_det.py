@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -49,7 +49,8 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     classes = training.classes
     say(describe(training, config.data.train))
     say(describe(validation, config.data.val))
-    say_findings(training, validation, config, say)
+    if runtime.is_main:
+        tell_findings(training, validation, config)
 
     seed_everything(config.seed)
     model = build_detector(config, len(classes))
@@ -90,11 +91,9 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     say(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
 
 
-def say_findings(
-    training: Annotations, validation: Annotations, config: DetConfig, say: Callable[[str], None]
-) -> None:
+def tell_findings(training: Annotations, validation: Annotations, config: DetConfig) -> None:
     """What `check_data` finds without opening images; what was left out has been told already."""
     splits = {config.data.train: training, config.data.val: validation}
     findings = [finding for finding in check_annotations(splits) if finding.kind != "left out"]
     if findings:
-        say(f"{summary(findings, 1)}\n  (tools/check_data.py tells all, and opens the images too)")
+        print(f"{summary(findings, 1)}\n  (tools/check_data.py tells all, and opens the images too)")

@@ -52,10 +52,14 @@ class Annotations:
             torch.from_numpy(self.difficult[own].copy()),
         )
 
+    @property
+    def owners(self) -> np.ndarray:
+        """(B,) position of the image of each box"""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def without_empty(self) -> Annotations:
         """Without the images in which nothing is annotated but difficult objects."""
-        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))  # (B,)
-        return self.select(np.unique(image[~self.difficult]))
+        return self.select(np.unique(self.owners[~self.difficult]))
 
     def select(self, images: np.ndarray) -> Annotations:
         """The images at these (n,) positions, in this order, and their boxes."""

@@ -65,7 +65,7 @@ def _check_split(split: str, annotations: Annotations) -> list[Finding]:
         for file, count in files.items()
         if count > 1
     ]
-    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))  # (B,)
+    image = annotations.owners
     beyond = _beyond(annotations, image)
     for kind, boxes, how in (
         ("box leaves its image", np.flatnonzero(beyond >= 1), lambda b: f"by {beyond[b]:.0f} pixels"),
@@ -116,8 +116,7 @@ def odd_names(counts: Mapping[str, int]) -> dict[str, str]:
 
 def resized_boxes(annotations: Annotations, short_side: int, max_side: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, 4) boxes in pixels of the resized images, and (B, 2) those images' heights and widths."""
-    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
-    sizes = annotations.sizes[image].astype(np.float64)
+    sizes = annotations.sizes[annotations.owners].astype(np.float64)
     scale = np.minimum(short_side / sizes.min(1), max_side / sizes.max(1))[:, None]  # (B, 1)
     return annotations.boxes * scale, sizes * scale
 

@@ -15,6 +15,8 @@ WORDS = 8  # of 32 bits
 # Copies of another size and compression differ in 15 bits or fewer; other pictures, even of cells under a
 # microscope, in more than 20.
 MOST_BITS = 15
+# A flat picture has few bits, and two of them differ in few: these are told apart by the share of their bits.
+MOST_SHARE, FEWEST_BITS = 0.3, 8
 
 
 def fingerprint(image: np.ndarray) -> np.ndarray:
@@ -28,10 +30,11 @@ def fingerprint(image: np.ndarray) -> np.ndarray:
 
 
 def twins(fingerprints: np.ndarray) -> list[tuple[int, int]]:
-    """(M, 8) uint32 → pairs of positions, the lower first, that share a word and differ in at most 15 of 256 bits.
+    """(M, 8) uint32 → pairs of positions, the lower first, that share a word and are nearly equal.
 
-    Every pair that differs in fewer bits than there are words shares one. A word that hundreds share (a black
-    border) does not count.
+    They differ in at most 15 of 256 bits, and in at most three tenths of those that either has. Every pair that
+    differs in fewer bits than there are words shares one. A word that hundreds share (a black border) does not
+    count.
     """
     pairs = set()
     for word in range(WORDS):
@@ -45,9 +48,10 @@ def twins(fingerprints: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _close(fingerprints: np.ndarray, positions: Sequence[int]) -> list[tuple[int, int]]:
-    bits = np.unpackbits(fingerprints[list(positions)].view(np.uint8), axis=1).astype(np.int16)
-    return [
-        (positions[a], positions[b])
-        for a, b in combinations(range(len(positions)), 2)
-        if np.abs(bits[a] - bits[b]).sum() <= MOST_BITS
-    ]
+    bits = np.unpackbits(fingerprints[list(positions)].view(np.uint8), axis=1).astype(bool)
+    pairs = []
+    for a, b in combinations(range(len(positions)), 2):
+        differ, either = (bits[a] ^ bits[b]).sum(), (bits[a] | bits[b]).sum()
+        if differ <= min(MOST_BITS, MOST_SHARE * either) and either >= FEWEST_BITS:
+            pairs.append((positions[a], positions[b]))
+    return pairs

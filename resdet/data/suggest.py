@@ -65,26 +65,13 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
         pooling="align",
         pool_size=7 if gpu else 4,
     )
-    # bccd_r18's settings on a CPU, the papers' scaled to the batch on a GPU.
-    solver = SolverConfig(
-        optimizer="sgd" if gpu else "adamw",
-        lr=1e-3 * batch if gpu else 1e-3,
-        steps=steps,
-        milestones=(steps * 7 // 10, steps * 9 // 10),
-        warmup_steps=steps // 10,
-        batch_size=batch,
-        weight_decay=5e-4 if gpu else 0.05,
-        clip_norm=10,
-        eval_every=steps // 5,
-        save_every=100,
-    )
     config = DetConfig(
         weights="torchvision" if gpu else "",
         data=data,
         model=model,
         rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
         roi=RoIConfig(batch=64 if gpu else 32, foreground_fraction=0.5),
-        solver=solver,
+        solver=suggest_solver(steps, batch, gpu),
         test=TestConfig(before_nms=1000, after_nms=300 if gpu else 150, batch_size=batch, metric="ap50"),
     )
     trunk = "ResNet-50 from torchvision's ImageNet weights" if gpu else "ResNet-18 from scratch, for a CPU"
@@ -102,12 +89,28 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
     return Suggestion(config, reasons)
 
 
+def suggest_solver(steps: int, batch: int, gpu: bool) -> SolverConfig:
+    """The optimizer for so many steps of `batch` images."""
+    # bccd_r18's settings on a CPU, the papers' scaled to the batch on a GPU.
+    return SolverConfig(
+        optimizer="sgd" if gpu else "adamw",
+        lr=1e-3 * batch if gpu else 1e-3,
+        steps=steps,
+        milestones=(steps * 7 // 10, steps * 9 // 10),
+        warmup_steps=steps // 10,
+        batch_size=batch,
+        weight_decay=5e-4 if gpu else 0.05,
+        clip_norm=10,
+        eval_every=steps // 5,
+        save_every=100,
+    )
+
+
 def suggest_size(annotations: Annotations) -> tuple[int, int, str]:
     """Shorter and longer side of the resized images, and the reason."""
-    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     short = np.median(annotations.sizes.min(1))
     roots = np.sqrt((annotations.boxes[:, 2:] - annotations.boxes[:, :2]).prod(1))
-    small = np.percentile(roots / annotations.sizes[image].min(1), 10)  # in shares of the shorter side
+    small = np.percentile(roots / annotations.sizes[annotations.owners].min(1), 10)  # in shares of the shorter side
     wanted = np.clip(SMALLEST / small, 256, min(LARGEST_SIDE, ENLARGE * short))
     short_side = max(32, int(np.ceil(wanted / 16)) * 16)
     aspect = np.percentile(annotations.sizes.max(1) / annotations.sizes.min(1), 95)

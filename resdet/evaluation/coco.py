@@ -64,9 +64,12 @@ def evaluate_coco(
     ids = _official_ids(annotations)
     rank = np.empty(len(ids), np.int64)
     rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    images = np.repeat(np.arange(len(ids)), np.diff(annotations.offsets))
     truth = _records(
-        rank[images], annotations.labels, annotations.boxes, annotations.areas, annotations.difficult.astype(int)
+        rank[annotations.owners],
+        annotations.labels,
+        annotations.boxes,
+        annotations.areas,
+        annotations.difficult.astype(int),
     )
     areas = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1)
     results = _records(rank[found.images], found.labels, found.boxes, areas, np.zeros(len(areas), int))

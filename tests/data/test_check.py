@@ -142,6 +142,15 @@ def test_twins_against_all_pairs() -> None:
     assert {pair for pair, count in differ.items() if count < 8} <= set(found)
     assert set(found) <= {pair for pair, count in differ.items() if count <= 15} and found == sorted(set(found))
     assert 10 < len(found) <= 30
+    flat = np.zeros((3, 256), bool)
+    flat[0, :9], flat[1, 2:11], flat[2, 200:209] = (
+        True,
+        True,
+        True,
+    )  # of few bits: two that agree in most, and another
+    assert twins(np.packbits(flat, axis=1).view(np.uint32)) == []
+    flat[1, :3], flat[1, 9:11] = True, False
+    assert twins(np.packbits(flat, axis=1).view(np.uint32)) == [(0, 1)]
     assert twins(np.empty((0, 8), np.uint32)) == []
 
 

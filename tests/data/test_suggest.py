@@ -71,6 +71,7 @@ def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> N
     [
         (["test", "train", "trainval", "val"], (None, None), ("trainval", "test")),
         (["train", "trainval", "val"], (None, None), ("train", "val")),
+        (["test", "train", "trainval", "val"], (None, "val"), ("train", "val")),
         (["train", "valid", "test"], (None, None), ("train", "test")),
         (["train", "val"], (None, None), ("train", "val")),
         (["train2017"], (None, None), ("train2017", "train2017")),

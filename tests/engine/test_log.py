@@ -119,4 +119,4 @@ def test_each_line_of_metrics_jsonl_is_one_object(finished: Path) -> None:
             assert set(row) == {"step", "loss", "lr", "images_per_second", "data_wait", "seconds_left", *terms}
             assert row["loss"] == pytest.approx(sum(row[term] for term in terms), abs=1e-6)
         else:
-            assert set(row) == {"step", "val_loss", "map07", "map"}
+            assert set(row) == {"step", "val_loss", "map07", "map", "ap", "ap50", "ap75"}
