@@ -298,8 +298,9 @@ def joint_batch(images: int = 4) -> Batch:
 
 def share(batch: Batch, part: int, parts: int) -> Batch:
     """The images part, part + parts, … of `batch`."""
-    images, sizes, targets, originals, names, indices = (field[part::parts] for field in batch)
-    return Batch(images, sizes, targets, originals, names, indices)
+    images, sizes, targets, originals, names, indices, _ = batch
+    fields = (field[part::parts] for field in (images, sizes, targets, originals, names, indices))
+    return Batch(*fields)
 
 
 def detector_losses(network: nn.Module, batch: Batch) -> Losses:

@@ -87,6 +87,6 @@ def test_pixels_of_another_kind_are_refused(detector, pixels):
 
 def test_an_empty_result_is_no_error(detector, monkeypatch):
     network = detector.network.model
-    monkeypatch.setattr(network, "detect", partial(network.detect, min_score=2))
+    monkeypatch.setattr(network, "select", partial(network.select, min_score=2))
     found = detector(np.zeros((40, 60, 3), np.uint8))
     assert found.boxes.shape == (0, 4) and found.names == []

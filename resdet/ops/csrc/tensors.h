@@ -56,8 +56,8 @@ inline void check_regions(const torch::stable::Tensor& rois, const torch::stable
   STD_TORCH_CHECK(image_index.dim() == 1 && image_index.size(0) == rois.size(0),
                   "There must be one image index for each region.");
   STD_TORCH_CHECK(image_index.scalar_type() == torch::headeronly::ScalarType::Long, "The image index must be int64.");
-  STD_TORCH_CHECK(pooling.size > 0 && pooling.size <= 64 && pooling.stride > 0,
-                  "The size must be 1 to 64 and the stride at least 1.");
+  STD_TORCH_CHECK(pooling.size > 0 && pooling.size <= kMaxBins && pooling.stride > 0,
+                  "The size must be 1 to 256 and the stride at least 1.");
   STD_TORCH_CHECK(shape[2] * shape[3] < (int64_t(1) << 31), "The feature map has too many cells.");
 }
 

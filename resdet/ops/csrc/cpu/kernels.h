@@ -13,6 +13,8 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+constexpr int64_t kMaxBins = 256;  // along a side: R-CNN warps regions to 227 pixels
+
 // A pooling of R regions from N maps.
 template <typename A>
 struct Regions {

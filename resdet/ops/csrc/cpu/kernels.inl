@@ -45,8 +45,6 @@ inline void store(const float* from, bfloat16* to, int64_t n) {  // to the neare
 
 // RoI align
 
-constexpr int64_t kMaxBins = 64;
-
 template <typename A>
 struct Tables {
   A *y, *x;  // (P, H) and (P, W)
