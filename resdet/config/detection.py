@@ -60,7 +60,8 @@ class DataConfig:
     """train on VOC's difficult objects and COCO's crowd regions too (the papers do not; they never count in
     evaluation)"""
     proposals: tuple[str, ...] = ()
-    """files of region proposals, of training and of validation images, for model.proposals given"""
+    """files of region proposals, of training and of validation images, best first; with an RPN, they take the place
+    of its own"""
     repeat: float = 0.0
     """classes in less than this share of the images are shown more often, √(repeat / share) times (repeat-factor
     sampling: Gupta et al. 2019; 0.001 there); 0 shows every image once"""
@@ -90,8 +91,10 @@ class ModelConfig:
 
     proposals: Literal["rpn", "given"] = "rpn"
     """from the region proposal network, or from the files of `data.proposals`"""
-    trunk: Literal["resnet", "plain", "preact", "vgg16", "zf"] = "resnet"
-    """resnet as in 2015, plain without its shortcuts, preact as in 2016; VGG-16 and ZF came before"""
+    trunk: Literal["resnet", "plain", "preact", "vgg16", "zf", "timm"] = "resnet"
+    """resnet as in 2015, plain without its shortcuts, preact as in 2016; VGG-16 and ZF are older; timm has more"""
+    timm: str = ""
+    """name of timm's network, for a trunk of timm"""
     depth: Literal[18, 34, 50, 101, 152] = 101
     """layers of the ResNet (He et al. 2015, Table 1)"""
     style: Literal["torchvision", "msra"] = "torchvision"
@@ -115,6 +118,9 @@ class ModelConfig:
     """cells along each side of a pooled region: 7 with conv5_stride 1, 14 with conv5_stride 2; pixels if warped"""
     pyramid: tuple[int, ...] = (6, 3, 2, 1)
     """bins along each side of a pyramid's levels (SPPnet §4)"""
+    maxout: tuple[float, ...] = ()
+    """sizes, in shares of the image's, each region is pooled from the two that suit it, the larger feature of both
+    (networks on conv feature maps, §3.3: 0.4 0.48 0.57 0.72 1); empty pools from one map"""
     body: Literal["conv5", "layers"] = "conv5"
     """what follows the pooling: the network's own conv5_x, or `convs` and `fcs` (networks on conv feature maps)"""
     convs: tuple[int, ...] = ()
@@ -147,13 +153,15 @@ class RPNConfig:
     before_nms: int = 12000
     """proposals kept by score before non-maximum suppression in training"""
     after_nms: int = 2000
-    """proposals kept in training (§3.3)"""
+    """proposals kept in training (§3.3), of those given too"""
     nms_iou: float = 0.7
     """overlap above which the worse proposal goes, also at test time (§3.3)"""
     min_size: float = 0.0
     """pixels; proposals with a shorter side are dropped"""
     beta: float = 1 / 9
     """smooth L1 is quadratic below this; the authors' σ = 3"""
+    box_weight: float = 1.0
+    """of the box term; 1 is about the paper's λ = 10 (eq. 1, see CONVENTIONS.md)"""
 
 
 @dataclass(frozen=True)
@@ -184,7 +192,7 @@ class TestConfig:
     before_nms: int = 6000
     """proposals kept by score before non-maximum suppression"""
     after_nms: int = 300
-    """proposals that reach the head (He et al. 2015, appendix A)"""
+    """proposals that reach the head (He et al. 2015, appendix A), of those given too"""
     min_score: float = 0.05
     """detections with a lower score are dropped (the authors' code)"""
     nms_iou: float = 0.3

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.detection.losses import region_losses
+from resdet.detection.pyramid import Pyramid, finest, resize_images
 from resdet.detection.roi_head import RoIHead
 from resdet.detection.rpn import RPN
 from resdet.detection.select import Predictions
@@ -38,6 +39,7 @@ class FasterRCNN(nn.Module):
         mine: regions of each image, class logits, deltas, classes, box targets → those to train on; or nothing
         predict: class logits, deltas, proposals, sizes → scores and boxes of the regions of each image
         select: those of an image → its detections
+        factors: sizes, in shares of that of the images given, from which regions are pooled; the last is 1
         learn: whose losses count: of "all", of the "rpn" or of the "head" (the steps of alternating training)
     """
 
@@ -61,6 +63,7 @@ class FasterRCNN(nn.Module):
         mine: Callable[..., list[RoITargets]] | None,
         predict: Callable[..., list[Predictions]],
         select: Callable[..., Detections],
+        factors: Sequence[float] = (1.0,),
         learn: Literal["all", "rpn", "head"] = "all",
     ) -> None:
         super().__init__()
@@ -69,7 +72,8 @@ class FasterRCNN(nn.Module):
         self.grid_anchors, self.label_anchors, self.sample_rois = grid_anchors, label_anchors, sample_rois
         self.propose, self.propose_for_test = propose, propose_for_test
         self.rpn_loss, self.head_loss, self.mine = rpn_loss, head_loss, mine
-        self.predict, self.select, self.learn = predict, select, learn
+        self.predict, self.select = predict, select
+        self.factors, self.learn = factors, learn
 
     @overload
     def forward(
@@ -95,7 +99,7 @@ class FasterRCNN(nn.Module):
             targets: boxes in pixels of `images`, one for each image
             proposals: (P, 4) for each image, where they do not come from the RPN
         """
-        features = self.trunk(self.pixels(images, sizes))
+        features = self.features(images, sizes)
         scored = None if proposals is not None else self.score_anchors(features)
         if scored is not None:
             propose = self.propose_for_test if targets is None else self.propose
@@ -109,34 +113,41 @@ class FasterRCNN(nn.Module):
         self, images: Tensor, sizes: Tensor, most: int, proposals: Sequence[Tensor] | None = None
     ) -> tuple[list[Detections], Sequence[Tensor]]:
         """The detections of `forward`, and up to `most` proposals (P, 4) of each image, given or the RPN's."""
-        features = self.trunk(self.pixels(images, sizes))
+        features = self.features(images, sizes)
         if proposals is not None:
             return self.detect(features, proposals, sizes), [own[:most] for own in proposals]
         scored = self.score_anchors(features)
         detections = self.detect(features, self.propose_for_test(*scored, sizes), sizes)
         return detections, self.propose_for_test(*scored, sizes, after_nms=most)
 
-    def detect(self, features: Tensor, proposals: Sequence[Tensor], sizes: Tensor) -> list[Detections]:
+    def features(self, images: Tensor, sizes: Tensor, factors: Sequence[float] | None = None) -> Tensor | Pyramid:
+        """What the trunk makes of the images at each of `factors` of their size; not given, those of the model."""
+        factors = self.factors if factors is None else factors
+        maps = [self.trunk(self.pixels(*resize_images(images, sizes, factor))) for factor in factors]
+        return maps[0] if len(maps) == 1 else Pyramid(maps, factors)
+
+    def detect(self, features: Tensor | Pyramid, proposals: Sequence[Tensor], sizes: Tensor) -> list[Detections]:
         """What the head makes of the proposals (R, 4) of each image."""
         outputs = self.head(features, *concatenate(proposals), sizes)
         return [self.select(predictions) for predictions in self.predict(*outputs, proposals, sizes)]
 
-    def score_anchors(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the RPN says: logits (N, K), deltas (N, K, 4), and its anchors (K, 4)."""
+    def score_anchors(self, features: Tensor | Pyramid) -> tuple[Tensor, Tensor, Tensor]:
+        """What the RPN says of the finest map: logits (N, K), deltas (N, K, 4), and its anchors (K, 4)."""
         assert self.rpn is not None, "this detector needs to be given proposals"
-        anchors = self.grid_anchors(self.anchors, features.shape[2], features.shape[3])
-        return *self.rpn(features), anchors
+        map_ = finest(features)
+        anchors = self.grid_anchors(self.anchors, map_.shape[2], map_.shape[3])
+        return *self.rpn(map_), anchors
 
     def losses(
         self,
-        features: Tensor,
+        features: Tensor | Pyramid,
         scored: tuple[Tensor, Tensor, Tensor] | None,
         proposals: Sequence[Tensor],
         sizes: Tensor,
         targets: Sequence[Target],
     ) -> Losses:
         """The four terms; `scored` is what `score_anchors` returned, if it was asked. Terms not learnt are zero."""
-        rpn_terms = head_terms = (features.new_zeros((), dtype=torch.float32),) * 2
+        rpn_terms = head_terms = (finest(features).new_zeros((), dtype=torch.float32),) * 2
         if scored is not None and self.learn != "head":
             logits, deltas, anchors = scored
             anchor_targets = [
@@ -156,7 +167,7 @@ class FasterRCNN(nn.Module):
         return Losses(*rpn_terms, *head_terms)
 
     def head_outputs(
-        self, features: Tensor, regions: Sequence[RoITargets], sizes: Tensor
+        self, features: Tensor | Pyramid, regions: Sequence[RoITargets], sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Class logits and deltas of all regions, and what they should be: classes (R,) and deltas (R, 4)."""
         outputs = self.head(features, *concatenate([region.rois for region in regions]), sizes)

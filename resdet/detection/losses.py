@@ -21,7 +21,13 @@ def smooth_l1(difference: Tensor, beta: float) -> Tensor:
 
 
 def rpn_loss(
-    logits: Tensor, deltas: Tensor, targets: Sequence[AnchorTargets], *, batch: int, beta: float
+    logits: Tensor,
+    deltas: Tensor,
+    targets: Sequence[AnchorTargets],
+    *,
+    batch: int,
+    beta: float,
+    box_weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Objectness and box loss of the RPN.
 
@@ -31,6 +37,7 @@ def rpn_loss(
         targets: one for each image
         batch: anchors in an image's mini-batch
         beta: of the smooth L1 loss
+        box_weight: factor of the box loss
     """
     objectness = logits.new_zeros(())
     box = logits.new_zeros(())
@@ -39,7 +46,7 @@ def rpn_loss(
         objectness = objectness + F.softplus(-positive).sum() + F.softplus(negative).sum()
         box = box + smooth_l1(image_deltas[target.positive] - target.deltas, beta)
     normalizer = batch * len(targets)
-    return objectness / normalizer, box / normalizer
+    return objectness / normalizer, box_weight * box / normalizer
 
 
 def head_loss(

@@ -31,7 +31,7 @@ class RoIHead(nn.Module):
         nn.init.zeros_(self.classify.bias)
         nn.init.zeros_(self.regress.bias)
 
-    def forward(self, features: Tensor, rois: Tensor, image_index: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Any, rois: Tensor, image_index: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (R, C + 1), background last, and box deltas (R, C, 4).
 
         Args:

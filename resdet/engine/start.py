@@ -7,38 +7,47 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from resdet.config import ClsConfig, DetConfig
+from resdet.config import ClsConfig, DetConfig, ModelConfig
 from resdet.engine.checkpoint import ModelFile, load_any_model, load_model
 from resdet.errors import UserError
-from resdet.nn.weights import ResNetWeights, load_strictly, read_resnet, torchvision_resnet
+from resdet.nn.timm_trunk import timm_weights
+from resdet.nn.weights import ClassifierWeights, load_strictly, read_classifier, torchvision_weights
 
 DETECTOR_CLASS_LAYERS = ("head.classify", "head.regress")  # what depends on the classes
 CLASSIFIER_CLASS_LAYERS = ("network.fc",)
+NORMLESS = ("vgg16", "zf")  # trunks that know no normalisation of batches
 
 
 def start_detector(model: nn.Module, config: DetConfig, classes: tuple[str, ...]) -> str:
     """Give the fresh detector `model` the weights that `config.weights` names; returns what came from where.
 
-    A detector of resdet is taken whole; if it knows other classes, all but its two last layers. A classifier of
-    resdet, torchvision or MSRA becomes trunk and conv5_x. Raises UserError if a name or shape disagrees.
+    A detector of resdet is taken whole; if it knows other classes, all but its two last layers, and if one of both
+    has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes trunk and, where that follows,
+    the body of the head. Raises UserError if a name or shape disagrees.
     """
-    source = config.weights
+    source, network = config.weights, config.model
     if not source:
-        if config.model.norm == "frozen":
+        if network.norm == "frozen" and network.trunk not in NORMLESS:
             raise UserError(
                 "Frozen batch normalisation needs trained statistics: pass --weights torchvision (or a file), or "
                 "train from scratch with --model.norm group --model.freeze."
             )
         return "All weights start at random."
     if source in ("torchvision", "torchvision-v2"):
-        resnet = torchvision_resnet(config.model.depth, "V2" if source.endswith("v2") else "V1")
-        return _take_resnet(model, _in_style(ResNetWeights(resnet, "torchvision"), config, source), source)
+        name = f"resnet{network.depth}" if network.trunk == "resnet" else network.trunk
+        if name not in ("vgg16", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))):
+            raise UserError(f"torchvision has no weights of a trunk {name}: name a file, or start from scratch.")
+        tensors = torchvision_weights(name, "V2" if source.endswith("v2") else "V1")
+        return _take_classifier(model, _in_style(ClassifierWeights(tensors, "torchvision"), config, source), config)
+    if source == "timm":
+        return _take_classifier(model, timm_weights(network.timm), config)
     if Path(source).suffix in (".pt", ".pth", ".pkl"):
-        return _take_resnet(model, _in_style(_read_resnet(Path(source)), config, source), source)
+        return _take_classifier(model, _in_style(_read_classifier(Path(source)), config, source), config)
     file = load_any_model(source)
     if isinstance(file.config, ClsConfig):
-        return _take_resnet(model, _classifier_weights(file, config, source), source)
-    return _take_model(model, file, classes, DETECTOR_CLASS_LAYERS, source)
+        return _take_classifier(model, _classifier_weights(file, config, source), config)
+    rpn = [weights for weights in (model.state_dict(), file.weights) if any(n.startswith("rpn.") for n in weights)]
+    return _take_model(model, file, classes, DETECTOR_CLASS_LAYERS, source, () if len(rpn) != 1 else ("rpn.",))
 
 
 def start_classifier(model: nn.Module, config: ClsConfig, classes: tuple[str, ...]) -> str:
@@ -53,37 +62,58 @@ def start_classifier(model: nn.Module, config: ClsConfig, classes: tuple[str, ..
 
 
 def _take_model(
-    model: nn.Module, file: ModelFile, classes: tuple[str, ...], class_layers: Sequence[str], source: str
+    model: nn.Module,
+    file: ModelFile,
+    classes: tuple[str, ...],
+    class_layers: Sequence[str],
+    source: str,
+    besides: Sequence[str] = (),
 ) -> str:
-    own = model.state_dict()
-    if file.classes == classes:
-        load_strictly(model, file.weights, source)
-        return f"all weights from {source}."
-    fresh = {name: tensor for name, tensor in own.items() if name.startswith(tuple(class_layers))}
-    load_strictly(model, {**file.weights, **fresh}, source)
-    return (
-        f"{source} knows other classes ({', '.join(file.classes)}): all but {' and '.join(class_layers)} comes "
-        "from it; these start at random."
-    )
-
-
-def _take_resnet(model: nn.Module, resnet: Mapping[str, Tensor], source: str) -> str:
-    """Trunk and conv5_x of a classifier; the rest of the detector stays as it is."""
-    taken = {
-        name.replace("conv5_x.", "head.body.conv5_x.", 1): t for name, t in resnet.items() if "fc." not in name
-    }
-    fresh = {n: t for n, t in model.state_dict().items() if not n.startswith(("trunk.", "head.body.conv5_x."))}
+    """All of the file but, if it knows other classes, `class_layers`, and in any case `besides`."""
+    left = (*(() if file.classes == classes else class_layers), *besides)
+    fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(left)}
+    taken = {name: tensor for name, tensor in file.weights.items() if not name.startswith(left)}
     load_strictly(model, {**taken, **fresh}, source)
-    return f"conv1 to conv5_x from {source}; RPN and the last layers start at random."
+    if not left:
+        return f"all weights from {source}."
+    why = "" if file.classes == classes else f"{source} knows other classes ({', '.join(file.classes)}): "
+    at_random = "; these start at random" if fresh else ""
+    return f"{why}all but {' and '.join(left).replace('rpn.', 'the RPN')} comes from {source}{at_random}."
 
 
-def _read_resnet(path: Path) -> ResNetWeights:
+def _take_classifier(model: nn.Module, tensors: Mapping[str, Tensor], config: DetConfig) -> str:
+    """Of a classifier what the detector has a place for; the rest of the detector stays as it is."""
+    places = classifier_places(config.model)
+    taken = {
+        place + name.removeprefix(part): tensor
+        for name, tensor in tensors.items()
+        for part, place in places.items()
+        if name.startswith(part)
+    }
+    homes = tuple(places.values())
+    fresh = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(homes)}
+    load_strictly(model, {**taken, **fresh}, config.weights)
+    parts = " and ".join(part.rstrip(".") for part in places)
+    return f"{parts} from {config.weights}; all that is not in it starts at random."
+
+
+def classifier_places(model: ModelConfig) -> dict[str, str]:
+    """Where the parts of a classifier go in a detector: prefixes of names there → here."""
+    if model.pooling == "warp":
+        return {"trunk.": "head.body.conv5_x.0.", "conv5_x.": "head.body.conv5_x.1."}
+    if model.body == "conv5":
+        return {"trunk.": "trunk.", "conv5_x.": "head.body.conv5_x."}
+    as_vgg16 = not model.convs and model.fcs == (4096, 4096) and (model.pooling, model.pool_size) == ("pool", 7)
+    return {"trunk.": "trunk."} | ({"fcs.": "head.body.fcs."} if model.trunk == "vgg16" and as_vgg16 else {})
+
+
+def _read_classifier(path: Path) -> ClassifierWeights:
     if not path.is_file():
         raise UserError(f'There are no weights {path}: pass a file, a run folder, or "torchvision".')
-    return read_resnet(path)
+    return read_classifier(path)
 
 
-def _in_style(resnet: ResNetWeights, config: DetConfig, source: str) -> dict[str, Tensor]:
+def _in_style(resnet: ClassifierWeights, config: DetConfig, source: str) -> dict[str, Tensor]:
     """The tensors, if the detector prepares its images and strides as they need it."""
     if resnet.style != config.model.style:
         raise UserError(

@@ -29,6 +29,7 @@ from resdet.inference.convolutions import fused_conv2d
 from resdet.nn.blocks import Bottleneck, Projection, Unit
 from resdet.nn.norm import fold, folds
 from resdet.nn.resnet import Stem, Trunk
+from resdet.nn.timm_trunk import TimmTrunk
 from resdet.nn.vgg import VGG16Trunk, ZFTrunk
 from resdet.types import Detections
 
@@ -49,6 +50,9 @@ class FastRCNN(nn.Module):
         model = copy.deepcopy(model).eval().to(runtime.device)
         if isinstance(model.trunk, Trunk):
             move_strides(model)
+        if isinstance(model.trunk, TimmTrunk):
+            model.trunk, rest = Autocast(model.trunk, runtime), model.head.body.conv5_x
+            model.head.body.conv5_x = nn.Sequential(*(Autocast(module, runtime) for module in rest))
         if isinstance(model.head.body, Conv5):
             model.head.body = FastConv5(model.head.body, runtime)
         fuse(model, runtime)
@@ -69,6 +73,19 @@ class FastRCNN(nn.Module):
         """As `FasterRCNN.detect_and_propose`."""
         with torch.autocast(self.runtime.device.type, enabled=False):
             return self.model.detect_and_propose(images, sizes, most, proposals)
+
+
+class Autocast(nn.Module):
+    """A foreign module as it is, in the number type of `runtime`."""
+
+    def __init__(self, module: nn.Module, runtime: Runtime) -> None:
+        super().__init__()
+        self.module, self.runtime = module, runtime
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the module makes of x."""
+        with self.runtime.autocast():
+            return self.module(x)
 
 
 def fuse(network: nn.Module, runtime: Runtime) -> None:

@@ -1,7 +1,7 @@
 """Weights from elsewhere, loaded strictly through explicit name maps.
 
 ResNets come from torchvision, or from MSRA: the networks of He et al. 2015, which Detectron and detectron2 pass on
-in pickles, under Caffe2's names (res2_0_branch2a_w) or detectron2's (res2.0.conv1.weight).
+in pickles, under Caffe2's names (res2_0_branch2a_w) or detectron2's (res2.0.conv1.weight). VGG-16 is torchvision's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from resdet.errors import UserError, reason
 from resdet.nn.norm import FrozenBatchNorm2d
 from resdet.nn.pickles import read_pickle
 from resdet.nn.resnet import ARCHITECTURES, ResNet
+from resdet.nn.vgg import VGG16
 
 # torchvision's name → ours, tried in this order; every name must match one of them.
 TORCHVISION_NAMES = (
@@ -62,11 +63,11 @@ BLOB_NAMES = (
 )
 
 
-class ResNetWeights(NamedTuple):
-    """A ResNet from elsewhere."""
+class ClassifierWeights(NamedTuple):
+    """A network from elsewhere that was trained to classify."""
 
     tensors: dict[str, Tensor]
-    """under the names of `ResNet`"""
+    """under the names of `ResNet`, or as `from_torchvision_vgg16` gives them"""
     style: Literal["torchvision", "msra"]
     """one of `pixels.STYLES`"""
 
@@ -89,6 +90,26 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for pattern, replacement in TORCHVISION_BLOCK_NAMES:
             ours = re.sub(pattern, replacement, ours)
         renamed[ours] = tensor
+    return renamed
+
+
+def from_torchvision_vgg16(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of torchvision's VGG-16: trunk.conv1_1.weight, …; fcs.0 and fcs.1 are its fc6 and fc7.
+
+    The last layer is dropped. Raises UserError for a name that is not torchvision's.
+    """
+    convs = [f"trunk.conv{stage}_{n}" for stage, widths in enumerate(VGG16, 1) for n in range(1, len(widths) + 1)]
+    places = sorted({int(match[1]) for name in state if (match := re.match(r"features\.(\d+)\.", name))})
+    if len(places) != len(convs):
+        raise UserError(f"it has {len(places)} convolutions where VGG-16 has {len(convs)}.")
+    names = {f"features.{place}": conv for place, conv in zip(places, convs, strict=True)}
+    names |= {"classifier.0": "fcs.0", "classifier.3": "fcs.1", "classifier.6": "fc"}
+    renamed = {}
+    for name, tensor in state.items():
+        layer, _, kind = name.rpartition(".")
+        if layer not in names:
+            raise UserError(f"{name!r} is not a name of torchvision's VGG-16: these weights are of another kind.")
+        renamed[f"{names[layer]}.{kind}"] = tensor
     return renamed
 
 
@@ -162,27 +183,27 @@ def _substitute(name: str, rules: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-def torchvision_resnet(depth: int, version: Literal["V1", "V2"] = "V1") -> dict[str, Tensor]:
-    """torchvision's ImageNet weights under our names; downloaded once into torch's cache.
+def torchvision_weights(name: str, version: Literal["V1", "V2"] = "V1") -> dict[str, Tensor]:
+    """torchvision's ImageNet weights of resnet18, …, vgg16 under our names; downloaded once into torch's cache.
 
-    V2 is of its newer training recipe, for 50 layers and more. Raises UserError where there are none.
+    V2 is of its newer training recipe, for ResNets of 50 layers and more. Raises UserError where there are none.
     """
-    versions = torchvision.models.get_model_weights(f"resnet{depth}").__members__
+    versions = torchvision.models.get_model_weights(name).__members__
     if f"IMAGENET1K_{version}" not in versions:
-        raise UserError(f"torchvision has no {version} weights of ResNet-{depth}: pass --weights torchvision.")
+        raise UserError(f"torchvision has no {version} weights of {name}: pass --weights torchvision.")
     weights = versions[f"IMAGENET1K_{version}"]
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the checksum of what arrived is wrong
         raise UserError(
-            f"Cannot download torchvision's ResNet-{depth} ({error}): fetch {weights.url} yourself "
+            f"Cannot download torchvision's {name} ({error}): fetch {weights.url} yourself "
             "and pass the file as --weights FILE."
         ) from error
-    return from_torchvision(state)
+    return from_torchvision_vgg16(state) if name == "vgg16" else from_torchvision(state)
 
 
-def read_resnet(path: Path) -> ResNetWeights:
-    """The ResNet in a file of torchvision, Detectron or detectron2; the names in it say of which.
+def read_classifier(path: Path) -> ClassifierWeights:
+    """The ResNet in a file of torchvision, Detectron or detectron2, or torchvision's VGG-16; the names say which.
 
     Raises UserError for anything else.
     """
@@ -191,11 +212,12 @@ def read_resnet(path: Path) -> ResNetWeights:
         raise UserError(f"{path} is a detector of another toolkit: convert it with tools/convert_weights.py first.")
     try:
         if "conv1_w" in state:
-            return ResNetWeights(from_blobs(state), "msra")
+            return ClassifierWeights(from_blobs(state), "msra")
         if "stem.conv1.weight" in state:
             # detectron2's converter of torchvision's ResNets, and nothing else, puts the last layer into the stem.
-            return ResNetWeights(from_detectron2(state), "torchvision" if "stem.fc.weight" in state else "msra")
-        return ResNetWeights(from_torchvision(state), "torchvision")
+            return ClassifierWeights(from_detectron2(state), "torchvision" if "stem.fc.weight" in state else "msra")
+        read = from_torchvision_vgg16 if "features.0.weight" in state else from_torchvision
+        return ClassifierWeights(read(state), "torchvision")
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
 

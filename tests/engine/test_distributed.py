@@ -82,7 +82,9 @@ class Oracle(nn.Module):
         samples = [dataset[Draw(index, 0)] for index in range(len(dataset))]
         self.targets = {sample.image.tobytes(): sample.target for sample in samples}
 
-    def forward(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+    def forward(
+        self, images: Tensor, sizes: Tensor, targets: None = None, proposals: None = None
+    ) -> list[Detections]:
         found = []
         for image, (height, width) in zip(images, sizes.tolist(), strict=True):
             target = self.targets[image[:, :height, :width].permute(1, 2, 0).contiguous().numpy().tobytes()]

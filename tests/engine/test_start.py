@@ -19,7 +19,7 @@ from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import start
 from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.start import start_detector
-from resdet.nn.weights import read_resnet
+from resdet.nn.weights import read_classifier
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
 CLASSES = ("cat", "dog", "猫")
@@ -116,7 +116,7 @@ def test_a_torchvision_file_becomes_trunk_and_conv5(
     statistics = {name for name in before if "running" in name}
     convolutions = {name for name in before if "conv" in name and before[name].ndim == 4 and "rpn" not in name}
     assert changed == statistics | convolutions, "torchvision's fresh scales are ones, as ours are"
-    assert_sentence(story, torchvision_file, "conv1 to conv5_x", "random")
+    assert_sentence(story, torchvision_file, "trunk and conv5_x", "random")
 
 
 def test_the_network_computes_what_torchvision_does(torchvision_file: Path) -> None:
@@ -138,14 +138,14 @@ def test_the_word_torchvision_asks_for_the_depth(
 ) -> None:
     asked = []
 
-    def downloaded(depth: int, version: str) -> dict[str, Tensor]:
-        asked.append((depth, version))
-        return read_resnet(torchvision_file).tensors
+    def downloaded(name: str, version: str) -> dict[str, Tensor]:
+        asked.append((name, version))
+        return read_classifier(torchvision_file).tensors
 
-    monkeypatch.setattr(start, "torchvision_resnet", downloaded)
+    monkeypatch.setattr(start, "torchvision_weights", downloaded)
     for word in ("torchvision", "torchvision-v2"):
         assert_sentence(start_detector(fresh(), replace(CONFIG, weights=word), CLASSES), word)
-    assert asked == [(18, "V1"), (18, "V2")]
+    assert asked == [("resnet18", "V1"), ("resnet18", "V2")]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_an_msra_pickle_becomes_trunk_and_conv5(msra_file: Path, assert_sentence
         if name.startswith(("trunk.", "head.body.conv5_x.")):
             expected = {"weight": 0.5 if tensor.ndim == 4 else 2, "bias": 2, "running_mean": 0, "running_var": 1}
             assert (tensor - expected[name.rsplit(".", 1)[1]]).abs().max() < 2e-5, name
-    assert_sentence(story, msra_file, "conv1 to conv5_x", "random")
+    assert_sentence(story, msra_file, "trunk and conv5_x", "random")
 
 
 def test_weights_of_another_style(
@@ -191,7 +191,7 @@ def test_weights_of_another_style(
     torchvision_style = replace(MSRA, model=replace(MSRA.model, style="torchvision"), weights=str(msra_file))
     with refuses(msra_file, "--model.style msra"):
         start_detector(fresh(torchvision_style), torchvision_style, CLASSES)
-    monkeypatch.setattr(start, "torchvision_resnet", lambda *_: {})
+    monkeypatch.setattr(start, "torchvision_weights", lambda *_: {})
     msra_style = replace(CONFIG, model=replace(CONFIG.model, style="msra"))
     for source in (str(torchvision_file), "torchvision"):
         with refuses(source, "--model.style torchvision"):

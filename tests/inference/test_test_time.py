@@ -12,19 +12,11 @@ from networks import pictures, plain
 
 from resdet import boxes, ops
 from resdet.detection.faster_rcnn import concatenate
+from resdet.detection.pyramid import MaxoutPool, Pyramid, lower_scale, resize_images
 from resdet.detection.select import Predictions, select, soften, vote
 from resdet.engine.runtime import Runtime
 from resdet.inference.fast import FastRCNN
-from resdet.inference.test_time import (
-    MaxoutPool,
-    Pyramid,
-    TestTimeRCNN,
-    best_boxes,
-    flip_boxes,
-    flip_images,
-    lower_scale,
-    resize_images,
-)
+from resdet.inference.test_time import TestTimeRCNN, best_boxes, flip_boxes, flip_images
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 KIND = (18, "torchvision", "align", 4, 1, "frozen")
@@ -169,7 +161,7 @@ def test_an_ensemble_of_a_network_with_itself_changes_nothing():
     images, sizes = pictures()
     ensemble = TestTimeRCNN([plain(*KIND), plain(*KIND)], ALONE, short_side=101)
     same(ensemble(images, sizes), FastRCNN(plain(*KIND), ALONE)(images, sizes))
-    assert [len(own) for own in ensemble.propose(images, sizes)] == [80, 80]
+    assert [len(own) for own in ensemble.propose(images, sizes, ensemble.views(images, sizes))] == [80, 80]
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -223,16 +215,16 @@ def test_several_scales_pool_from_a_pyramid():
     """The largest scale is that of the images; proposals are sought at their own."""
     images, sizes = pictures()
     network = TestTimeRCNN([plain(*KIND)], ALONE, short_side=50, scales=(101, 50, 75), flip=True, refine=True)
-    assert network.factors == [50 / 101, 75 / 101, 1] and network.base == 50 / 101
+    assert network.models[0].factors == [50 / 101, 75 / 101, 1] and network.base == 50 / 101
     found = network(images, sizes)
     assert all(len(detections.scores) > 5 for detections in found)
-    (view,) = network.views(images, sizes, False)
+    view, _ = views = network.views(images, sizes)
     assert [map_.shape[3] for map_ in view.features.maps] == [
         math.ceil(65 / 16),
         math.ceil(97 / 16),
         math.ceil(131 / 16),
     ]
-    for own, (height, width) in zip(network.propose(images, sizes), sizes.tolist(), strict=True):
+    for own, (height, width) in zip(network.propose(images, sizes, views), sizes.tolist(), strict=True):
         assert (
             (own[:, 2] <= width + 1e-3).all() and (own[:, 3] <= height + 1e-3).all() and own[:, 2].max() > width / 2
         )

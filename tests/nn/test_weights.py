@@ -18,9 +18,9 @@ from resdet.nn.weights import (
     from_detectron2,
     from_torchvision,
     load_strictly,
-    read_resnet,
+    read_classifier,
     read_tensors,
-    torchvision_resnet,
+    torchvision_weights,
 )
 
 
@@ -170,7 +170,7 @@ def test_the_names_say_which_resnet_it_is(tmp_path, content, net):
         "torchvision": (torchvision.models.resnet18(num_classes=3).state_dict(), "torchvision"),
     }[content]
     path.write_bytes(pickle.dumps({"model": {n: t.numpy() for n, t in state.items()}, "__author__": "someone"}))
-    found = read_resnet(path)
+    found = read_classifier(path)
     assert found.style == style and "trunk.conv1.norm.bias" in found.tensors
 
 
@@ -184,7 +184,7 @@ def test_a_pickle_of_something_else_is_refused_by_name(tmp_path, refuses):
     ):
         path.write_bytes(pickle.dumps(content))
         with refuses(path, *words):
-            read_resnet(path)
+            read_classifier(path)
 
 
 # ------------------------------------------------------------ files
@@ -261,7 +261,7 @@ def test_without_a_network_one_sentence_says_what_to_do(monkeypatch, error):
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     with pytest.raises(UserError, match=r"Cannot download torchvision's ResNet-18 \(.*\): fetch https://.*\.pth "):
-        torchvision_resnet(18)
+        torchvision_weights("resnet18")
 
 
 def test_what_is_downloaded_comes_under_our_names(monkeypatch, net):
@@ -272,7 +272,7 @@ def test_what_is_downloaded_comes_under_our_names(monkeypatch, net):
         return torchvision.models.resnet18(num_classes=3).state_dict()
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
-    load_strictly(net, torchvision_resnet(18), "torchvision")
+    load_strictly(net, torchvision_weights("resnet18"), "torchvision")
     assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", True)]
 
 
@@ -284,7 +284,7 @@ def test_the_second_version_of_torchvision_s_weights(monkeypatch, refuses):
         return {}
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
-    assert torchvision_resnet(50, "V2") == {}
+    assert torchvision_weights("resnet50", "V2") == {}
     assert asked == ["https://download.pytorch.org/models/resnet50-11ad3fa6.pth"]
     with refuses("no V2 weights of ResNet-18", "--weights torchvision"):
-        torchvision_resnet(18, "V2")
+        torchvision_weights("resnet18", "V2")
