@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from resdet.data.transforms import resize
 from resdet.engine.checkpoint import write_atomically
+from resdet.evaluation.stages import Stages
 from resdet.types import Detections, Target
 
 # Colours of the classes, RGB, told apart on light and on dark ground; reused from the start for more classes.
@@ -148,6 +149,30 @@ def plot_responses(deviations: Mapping[str, Sequence[float]], path: Path) -> Non
     original.set(title="Standard deviation of the layers' responses", ylabel="std")
     ranked.set(title="The same, sorted", ylabel="std")
     _finish(figure, path, "layer")
+
+
+def plot_study(results: Mapping[str, tuple[float, Stages]], path: Path) -> None:
+    """Detector → mAP and seconds of its stages → a picture: both as bars, the stages one upon the other."""
+    figure = Figure(figsize=(12, 1.5 + 0.5 * len(results)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    labels, (values, stages) = list(results), zip(*results.values(), strict=True)
+    bars = left.barh(labels, [100 * value for value in values], color="C0")
+    left.bar_label(bars, fmt="%.1f", padding=3)
+    left.set(xlabel="VOC07 mAP (%)", title="Accuracy", xlim=(0, 105))
+    ends = [0.0] * len(labels)
+    for name, seconds in zip(Stages._fields, zip(*stages, strict=True), strict=True):
+        right.barh(labels, seconds, left=ends, label=name)
+        ends = [end + own for end, own in zip(ends, seconds, strict=True)]
+    right.bar_label(right.containers[-1], [f"{end:.2f}" for end in ends], padding=3)
+    right.set(xlabel="seconds an image", title="Time")
+    right.margins(x=0.15)
+    right.legend()
+    left.invert_yaxis()
+    for axes in (left, right):
+        axes.grid(alpha=0.3, axis="x")
+        axes.set_axisbelow(True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
 
 
 def plot_data(splits: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 
 from resdet.cli import (
     COMMANDS,
+    alternate,
     check_data,
     convert_data,
     convert_weights,
@@ -29,6 +30,7 @@ from resdet.cli import (
     eval_cls,
     eval_det,
     new_recipe,
+    propose,
     run,
     study,
 )
@@ -44,6 +46,8 @@ PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train_cls.py": lambda arguments: run.parse(arguments, ClsConfig, "train_cls"),
     "eval_cls.py": eval_cls.parse,
     "study.py": study.parse,
+    "alternate.py": alternate.parse,
+    "propose.py": propose.parse,
     "new_recipe.py": new_recipe.parse,
     "check_data.py": check_data.parse,
     "convert_data.py": convert_data.parse,

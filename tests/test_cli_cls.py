@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from resdet import cli as command_line
-from resdet.cli import study
+from resdet.cli import study_cls
 from resdet.config import ClsConfig
 from resdet.engine import loop
 from resdet.engine.checkpoint import load_model
@@ -181,7 +181,7 @@ def test_a_folder_trains_an_imagenet_network_that_a_detector_takes_over(
 
     changes = ("--model.norm", "frozen", "--model.freeze", "conv1", "--solver.steps", 1)
     status, out, err = cli("train-det", recipe, "--weights", run, *changes)
-    assert (status, err) == (0, "") and f"conv1 to conv5_x from {run}" in out
+    assert (status, err) == (0, "") and f"trunk and conv5_x from {run}" in out
     detector = load_model(recipe.parent / "runs/tiny").weights
     for name in ("running_mean", "running_var"):
         kept = {n: t for n, t in detector.items() if n.endswith(name)}
@@ -220,7 +220,7 @@ def test_a_study_trains_its_networks_and_goes_on_where_it_stopped(
         "plain": {"plain-8": (str(cifar), "--model.shortcut", "none")},
         "residual": {"ResNet 8": (str(cifar),)},
     }
-    monkeypatch.setitem(study.STUDIES, "tiny", networks)
+    monkeypatch.setitem(study_cls.STUDIES, "tiny", networks)
     runs = cifar.parent / "studies"
     assert cli("study", "tiny", "--runs", runs, "--solver.steps", 3)[0] == 0
     first = (runs / "tiny/ResNet-8/metrics.jsonl").read_text()
@@ -241,6 +241,6 @@ def test_a_study_names_the_studies_and_checks_its_settings_first(
 ) -> None:
     complains(["study"], "degradation, depth, shortcuts, activations")
     complains(["study", "deg"], "degradation")
-    monkeypatch.setitem(study.STUDIES, "tiny", {"one": {"a": (str(cifar),), "b": (str(cifar),)}})
+    monkeypatch.setitem(study_cls.STUDIES, "tiny", {"one": {"a": (str(cifar),), "b": (str(cifar),)}})
     assert cli("study", "tiny", "--solver.stpes", 3)[0] == 2
     assert not (cifar.parent / "runs").exists()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from resdet.cli import (
+    alternate,
     check_data,
     convert_data,
     convert_weights,
@@ -16,6 +17,7 @@ from resdet.cli import (
     eval_cls,
     eval_det,
     new_recipe,
+    propose,
     study,
     train_cls,
     train_det,
@@ -26,6 +28,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train-det": train_det.main,
     "eval-det": eval_det.main,
     "detect": detect.main,
+    "alternate": alternate.main,
+    "propose": propose.main,
     "train-cls": train_cls.main,
     "eval-cls": eval_cls.main,
     "study": study.main,

@@ -26,6 +26,7 @@ from resdet.evaluation.report import Scores
 from resdet.evaluation.voc import read_voc_results
 from resdet.inference.detector import image_size, prepare
 from resdet.inference.fast import FastRCNN
+from resdet.inference.test_time import TestTimeRCNN
 from resdet.types import Detections
 from resdet.visualize import contact_sheet, draw_detections, draw_target, save_image
 
@@ -58,8 +59,22 @@ def parse(arguments: Sequence[str]) -> tuple[DetConfig, Path | None]:
 
 def evaluate(config: DetConfig, runtime: Runtime) -> None:
     """Score `config.weights`; tables, plots, pictures and results files go into the run's folder ``eval``."""
+    model, annotations, config = network_and_data(config, runtime)
+    found = predict_and_propose(model, validation_batches(annotations, config, runtime), runtime, most=max(NUMBERS))
+    if runtime.is_main:
+        detections, proposals = zip(*(found[index] for index in range(len(annotations))), strict=True)
+        tell(config, "eval", annotations, detections, proposals)
+
+
+def network_and_data(
+    config: DetConfig, runtime: Runtime
+) -> tuple[FastRCNN | TestTimeRCNN, Annotations, DetConfig]:
+    """The network of `config.weights`, the images to try it on, and the config with the size that these must have.
+
+    Raises UserError if the config is not that of the network.
+    """
     file = load_model(config.weights)
-    if file.config.model != config.model:
+    if replace(file.config.model, freeze=config.model.freeze) != config.model:
         raise UserError(
             f"{config.weights} was trained with other model settings than this recipe's: "
             f"{file.config.model} there, {config.model} here."
@@ -75,11 +90,7 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
     model = prepare(file, config.weights, runtime)
     short_side, max_side = image_size(config)
     data = replace(config.data, test_short_side=short_side, max_side=max_side)
-    batches = validation_batches(annotations, replace(config, data=data), runtime)
-    found = predict_and_propose(model, batches, runtime, most=max(NUMBERS))
-    if runtime.is_main:
-        detections, proposals = zip(*(found[index] for index in range(len(annotations))), strict=True)
-        tell(config, "eval", annotations, detections, proposals)
+    return model, annotations, replace(config, data=data)
 
 
 def evaluate_saved(config: DetConfig, saved: Path) -> None:

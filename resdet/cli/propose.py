@@ -8,10 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 
 import cv2
 import numpy as np
-from joblib import parallel_backend
 from rich.progress import track
 
 from resdet.config import DetConfig, load_config
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> None:
     splits = dict.fromkeys(f"{config.data.train}+{config.data.val}".split("+"))
     annotations = read_annotations(config.data, "+".join(splits), config.data.classes)
     if options.method == "rpn":
-        boxes = from_network(annotations, config, options.most)
+        boxes, seconds = from_network(annotations, config, options.most), float("nan")
     else:
-        boxes = from_pixels(annotations, options.method, options.edges, options.most)
-    write_proposals(options.output, [annotations.id(index) for index in range(len(annotations))], boxes)
-    mean = sum(map(len, boxes)) / len(boxes)
-    print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} in the mean.")
+        boxes, seconds = from_pixels(annotations, options.method, options.edges, options.most)
+    write_proposals(options.output, [annotations.id(index) for index in range(len(annotations))], boxes, seconds)
+    mean, took = sum(map(len, boxes)) / len(boxes), "" if np.isnan(seconds) else f", in {seconds:.2f} s each"
+    print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} in the mean{took}.")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
@@ -65,8 +65,10 @@ def from_network(annotations: Annotations, config: DetConfig, most: int) -> list
     return [found[index][1].numpy() for index in range(len(annotations))]
 
 
-def from_pixels(annotations: Annotations, method: str, edges: str | None, most: int) -> list[np.ndarray]:
-    """The proposals of a method that looks at an image alone; several processes work on it."""
+def from_pixels(
+    annotations: Annotations, method: str, edges: str | None, most: int
+) -> tuple[list[np.ndarray], float]:
+    """The proposals of a method that looks at an image alone, and the mean seconds an image took one process."""
     propose: Callable[[np.ndarray], np.ndarray] = selective_search
     if method == "edge-boxes":
         propose = partial(edge_boxes, model=_edges(edges))
@@ -74,11 +76,14 @@ def from_pixels(annotations: Annotations, method: str, edges: str | None, most: 
         raise UserError("Selective search needs the package selective-search: pip install 'resdet[proposals]'.")
     jobs = [(propose, annotations.file(index), most) for index in range(len(annotations))]
     with ProcessPoolExecutor() as pool:
-        return list(track(pool.map(_run, jobs, chunksize=4), "Proposing", len(jobs), transient=True))
+        done = track(pool.map(_run, jobs, chunksize=4), "Proposing", len(jobs), transient=True)
+        boxes, seconds = zip(*done, strict=True)
+    return list(boxes), float(np.mean(seconds))
 
 
 def selective_search(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 → (P, 4), the largest unions first; in its fast mode (Uijlings et al. 2013, §5.3)."""
+    from joblib import parallel_backend
     from selective_search import selective_search as search
 
     scale = min(1.0, WIDTH / image.shape[1])
@@ -111,8 +116,9 @@ def _edges(model: str | None) -> str:
     return model
 
 
-def _run(job: tuple[Callable[[np.ndarray], np.ndarray], str, int]) -> np.ndarray:
+def _run(job: tuple[Callable[[np.ndarray], np.ndarray], str, int]) -> tuple[np.ndarray, float]:
     propose, file, most = job
     image = read_image(file)
+    started = perf_counter()
     boxes = propose(image)[:most].astype(np.float32)
-    return boxes.clip(0, np.tile(image.shape[1::-1], 2))
+    return boxes.clip(0, np.tile(image.shape[1::-1], 2)), perf_counter() - started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,25 @@ def parse(arguments: Sequence[str], kind: type[C], command: str) -> tuple[C, boo
     changed = override(config, rest)
     _refuse_other_network(config, changed, options.resume)
     return changed, True
+
+
+def go_on(
+    train: Callable[[Sequence[str]], None], start: Sequence[str], settings: Sequence[str], runs: Path, name: str
+) -> Path:
+    """Train the run `name` of a larger whole, or go on with it, or find that it is done → its folder.
+
+    Args:
+        train: the command
+        start: recipe and settings, if the run is new
+        settings: that may change when it goes on
+        runs: folder of the run folders
+    """
+    run = runs / name
+    if (run / "state.pt").exists():
+        train(["--resume", str(run), *settings])
+    else:
+        train([*start, "--runs", str(runs), "--name", name])
+    return run
 
 
 def _read_config(run: Path) -> dict[str, Any]:

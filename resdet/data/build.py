@@ -43,7 +43,7 @@ def training_batches(annotations: Annotations, config: DetConfig, runtime: Runti
     data, solver = config.data, config.solver
     annotations = annotations if data.empty_images else annotations.without_empty()
     transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric)
-    proposals = given_proposals(annotations, config)
+    proposals = given_proposals(annotations, config, config.rpn.after_nms)
     dataset = DetectionDataset(
         annotations, transform, difficult=data.difficult, unreadable="replace", proposals=proposals
     )
@@ -67,7 +67,7 @@ def validation_batches(annotations: Annotations, config: DetConfig, runtime: Run
     """This process's share of the images, each once."""
     data = config.data
     transform = TestTransform(data.test_short_side, data.max_side)
-    proposals = given_proposals(annotations, config)
+    proposals = given_proposals(annotations, config, config.test.after_nms)
     dataset = DetectionDataset(
         annotations, transform, difficult=data.difficult, unreadable="refuse", proposals=proposals
     )
@@ -75,13 +75,13 @@ def validation_batches(annotations: Annotations, config: DetConfig, runtime: Run
     return test_batches(dataset, config.test.batch_size, runtime.rank, runtime.world, data.workers, pin)
 
 
-def given_proposals(annotations: Annotations, config: DetConfig) -> Proposals | None:
-    """The proposals of these images, for a detector that does not make its own."""
-    if config.model.proposals == "rpn":
-        return None
-    if not config.data.proposals:
+def given_proposals(annotations: Annotations, config: DetConfig, most: int) -> Proposals | None:
+    """The best `most` proposals of each of these images, where files hold them."""
+    if config.data.proposals:
+        return read_proposals(config.data.proposals, annotations, most)
+    if config.model.proposals == "given":
         raise UserError(
             "This detector needs to be given proposals: make them with tools/propose.py, and name the "
             "files with --data.proposals."
         )
-    return read_proposals(config.data.proposals, annotations)
+    return None

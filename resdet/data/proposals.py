@@ -27,34 +27,42 @@ class Proposals:
     """(M + 1,) int64: boxes offsets[i] to offsets[i + 1] belong to image i"""
     boxes: np.ndarray
     """(B, 4) float32, pixels"""
+    seconds: float
+    """that it took to make those of an image, in the mean; nan if nobody measured it"""
 
     def of(self, index: int) -> Tensor:
         """(P, 4) those of image `index`, in its own pixels."""
         return torch.from_numpy(self.boxes[self.offsets[index] : self.offsets[index + 1]].copy())
 
 
-def write_proposals(path: Path, ids: Sequence[str], boxes: Sequence[np.ndarray]) -> None:
-    """Write the boxes (P, 4) of each image, best first, as a file of numpy's (.npz)."""
+def write_proposals(
+    path: Path, ids: Sequence[str], boxes: Sequence[np.ndarray], seconds: float = float("nan")
+) -> None:
+    """Write the boxes (P, 4) of each image, best first, and the seconds an image took, as a file of numpy's (.npz).
+    """
     names = np.array([name.encode() for name in ids], dtype=bytes)
     offsets = np.cumsum([0, *(len(own) for own in boxes)], dtype=np.int64)
     together = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float32)
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, ids=names, offsets=offsets, boxes=together)
+            np.savez(file, ids=names, offsets=offsets, boxes=together, seconds=seconds)
 
     write_atomically(path, write)
 
 
-def read_proposals(paths: Sequence[str], annotations: Annotations) -> Proposals:
-    """The proposals of the images of `annotations`, from files that may hold others' too.
+def read_proposals(paths: Sequence[str], annotations: Annotations, most: int) -> Proposals:
+    """The best `most` proposals of the images of `annotations`, from files that may hold others' too.
 
     Raises UserError for a file that is missing or none of `write_proposals`, for an image in none of the files, and
     for boxes that leave their image.
     """
     found: dict[str, np.ndarray] = {}
+    seconds = []
     for path in paths:
-        found |= _read(Path(path))
+        boxes_of, time = _read(Path(path))
+        found |= boxes_of
+        seconds.append(time)
     own = []
     for index in range(len(annotations)):
         name, (height, width) = annotations.id(index), annotations.sizes[index].tolist()
@@ -70,18 +78,19 @@ def read_proposals(paths: Sequence[str], annotations: Annotations) -> Proposals:
                 "these are proposals for another image."
             )
         solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        own.append(boxes[solid])
+        own.append(boxes[solid][:most].clip(0, np.array([width, height] * 2, np.float32)))
     offsets = np.cumsum([0, *(len(boxes) for boxes in own)], dtype=np.int64)
-    return Proposals(offsets, np.concatenate([np.zeros((0, 4), np.float32), *own]))
+    return Proposals(offsets, np.concatenate([np.zeros((0, 4), np.float32), *own]), float(np.mean(seconds)))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], float]:
+    """The boxes of each image, and the mean seconds that they took."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            ids, offsets, boxes = (file[name] for name in ("ids", "offsets", "boxes"))
+            ids, offsets, boxes, seconds = (file[name] for name in ("ids", "offsets", "boxes", "seconds"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is no file of proposals ({reason(error)}): write one with tools/propose.py."
         ) from error
     parts = np.split(boxes.reshape(-1, 4), offsets[1:-1])
-    return dict(zip((name.decode() for name in ids.tolist()), parts, strict=True))
+    return dict(zip((name.decode() for name in ids.tolist()), parts, strict=True)), float(seconds)

@@ -22,8 +22,8 @@ def start_detector(model: nn.Module, config: DetConfig, classes: tuple[str, ...]
     """Give the fresh detector `model` the weights that `config.weights` names; returns what came from where.
 
     A detector of resdet is taken whole; if it knows other classes, all but its two last layers, and if one of both
-    has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes trunk and, where that follows,
-    the body of the head. Raises UserError if a name or shape disagrees.
+    has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes the trunk and, where
+    that follows, the body of the head. Raises UserError if a name or shape disagrees.
     """
     source, network = config.weights, config.model
     if not source:

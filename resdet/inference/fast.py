@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from resdet.detection.bodies import Conv5
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.detection.pyramid import Pyramid
 from resdet.detection.rpn import RPN
 from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d
@@ -73,6 +74,21 @@ class FastRCNN(nn.Module):
         """As `FasterRCNN.detect_and_propose`."""
         with torch.autocast(self.runtime.device.type, enabled=False):
             return self.model.detect_and_propose(images, sizes, most, proposals)
+
+
+    # The parts of `forward`, one after the other
+
+    def see(self, images: Tensor, sizes: Tensor) -> Tensor | Pyramid:
+        """(N, 3, H, W) uint8 and (N, 2) → the feature maps."""
+        return self.model.features(images, sizes)
+
+    def propose(self, images: Tensor, sizes: Tensor, seen: Tensor | Pyramid) -> list[Tensor]:
+        """What `see` returned → proposals (R, 4) of each image."""
+        return self.model.propose_for_test(*self.model.score_anchors(seen), sizes)
+
+    def detect(self, seen: Tensor | Pyramid, rois: Sequence[Tensor], sizes: Tensor) -> list[Detections]:
+        """What `see` and `propose` returned → detections of each image."""
+        return self.model.detect(seen, rois, sizes)
 
 
 class Autocast(nn.Module):

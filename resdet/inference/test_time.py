@@ -93,7 +93,7 @@ class TestTimeRCNN(nn.Module):
     ) -> list[Detections]:
         """As `FasterRCNN`, without losses: (N, 3, H, W) uint8 and (N, 2) sizes → detections of each image."""
         with torch.autocast(self.runtime.device.type, enabled=False):
-            views = self.views(images, sizes)
+            views = self.see(images, sizes)
             return self.detect(views, self.propose(images, sizes, views) if proposals is None else proposals, sizes)
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class TestTimeRCNN(nn.Module):
     ) -> tuple[list[Detections], Sequence[Tensor]]:
         """The detections of `forward`, and up to `most` proposals (P, 4) of each network for each image."""
         with torch.autocast(self.runtime.device.type, enabled=False):
-            views = self.views(images, sizes)
+            views = self.see(images, sizes)
             if proposals is not None:
                 return self.detect(views, proposals, sizes), [own[:most] for own in proposals]
             detections = self.detect(views, self.propose(images, sizes, views), sizes)
@@ -129,7 +129,7 @@ class TestTimeRCNN(nn.Module):
             for own, (y_scale, x_scale) in zip(zip(*per_model, strict=True), grow, strict=True)
         ]
 
-    def views(self, images: Tensor, sizes: Tensor) -> list[View]:
+    def see(self, images: Tensor, sizes: Tensor) -> list[View]:
         """The feature maps of all networks; after them, those of the mirror images."""
         views = [View(model, model.features(images, sizes), False) for model in self.models]
         if self.flip:

@@ -52,6 +52,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     torch's own SyncBatchNorm needs a GPU; this one runs wherever torch.distributed does.
     """
 
+    def train(self, mode: bool = True) -> SyncBatchNorm2d:
+        """Training, if its parameters are trained: in a frozen stage the statistics stay what they are."""
+        return super().train(mode and self.weight.requires_grad)
+
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """(N, C, H, W), and the shortcut of the same shape → (N, C, H, W)"""
         assert self.running_mean is not None and self.running_var is not None

@@ -51,7 +51,7 @@ def written(annotations: Annotations, tmp_path: Path) -> str:
 
 
 def test_each_image_gets_its_own(annotations: Annotations, written: str) -> None:
-    read = read_proposals([written], annotations)
+    read = read_proposals([written], annotations, 2000)
     for index, own in enumerate(boxes_of(annotations)):
         np.testing.assert_array_equal(read.of(index), own)
     assert read.of(1).shape == (0, 4)
@@ -62,7 +62,7 @@ def test_several_files(annotations: Annotations, tmp_path: Path) -> None:
     for number in range(2):
         own = range(number, 6, 2)
         write_proposals(tmp_path / f"{number}.npz", [annotations.id(i) for i in own], [boxes[i] for i in own])
-    read = read_proposals([str(tmp_path / f"{number}.npz") for number in range(2)], annotations)
+    read = read_proposals([str(tmp_path / f"{number}.npz") for number in range(2)], annotations, 2000)
     np.testing.assert_array_equal(read.boxes, np.concatenate(boxes))
 
 
@@ -100,14 +100,14 @@ def test_bad_proposals(annotations: Annotations, written: str, tmp_path: Path, r
     path = tmp_path / "bad.npz"
     write_proposals(path, ids[1:], boxes[1:])
     with refuses(ids[0], path):
-        read_proposals([str(path)], annotations)
-    assert len(read_proposals([str(path), written], annotations).boxes) == sum(map(len, boxes))
+        read_proposals([str(path)], annotations, 9)
+    assert len(read_proposals([str(path), written], annotations, 99).boxes) == sum(map(len, boxes))
     for wrong in ([0, 0, 10, 5000], [-9, 0, 10, 10], [0, 0, np.nan, 10]):
         write_proposals(path, ids, [np.array([wrong], np.float32), *boxes[1:]])
         with refuses(ids[0], path, "another image"):
-            read_proposals([str(path)], annotations)
+            read_proposals([str(path)], annotations, 9)
     path.write_bytes(b"nothing")
     with refuses(path, "tools/propose.py"):
-        read_proposals([str(path)], annotations)
+        read_proposals([str(path)], annotations, 9)
     with refuses(tmp_path / "no.npz"):
-        read_proposals([str(tmp_path / "no.npz")], annotations)
+        read_proposals([str(tmp_path / "no.npz")], annotations, 9)

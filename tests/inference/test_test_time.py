@@ -161,7 +161,7 @@ def test_an_ensemble_of_a_network_with_itself_changes_nothing():
     images, sizes = pictures()
     ensemble = TestTimeRCNN([plain(*KIND), plain(*KIND)], ALONE, short_side=101)
     same(ensemble(images, sizes), FastRCNN(plain(*KIND), ALONE)(images, sizes))
-    assert [len(own) for own in ensemble.propose(images, sizes, ensemble.views(images, sizes))] == [80, 80]
+    assert [len(own) for own in ensemble.propose(images, sizes, ensemble.see(images, sizes))] == [80, 80]
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -218,7 +218,7 @@ def test_several_scales_pool_from_a_pyramid():
     assert network.models[0].factors == [50 / 101, 75 / 101, 1] and network.base == 50 / 101
     found = network(images, sizes)
     assert all(len(detections.scores) > 5 for detections in found)
-    view, _ = views = network.views(images, sizes)
+    view, _ = views = network.see(images, sizes)
     assert [map_.shape[3] for map_ in view.features.maps] == [
         math.ceil(65 / 16),
         math.ceil(97 / 16),
