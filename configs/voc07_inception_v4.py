@@ -1,4 +1,4 @@
-"""Inception-v4 on VOC 2007, from timm's weights: its map of stride 16 for the RPN, the layers after it for regions."""
+"""Inception-v4 on VOC 2007, from timm's weights: its map of stride 16 for the RPN, the rest for the regions."""
 
 from resdet.config import DataConfig, DetConfig, ModelConfig
 

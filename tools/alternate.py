@@ -4,9 +4,9 @@
     python tools/alternate.py configs/voc07_vgg16.py --solver.steps 40000 --solver.milestones 30000
 
 An RPN is trained; then a head, from the same start, on that RPN's proposals; then an RPN on the head's trunk, which
-is kept; then the head again, on that trunk. The folder runs/RECIPE_alternating holds a run folder for each step; the
-last one, 4_head, is a detector whose RPN and head share their trunk, 2_head one whose do not. A training that was
-interrupted goes on where it stopped.
+is kept; then the head again, on that trunk. The folder runs/RECIPE_alternating holds a run folder for each step: in
+the last one, 4_head, RPN and head share their trunk, in 2_head they do not. A training that was interrupted goes on
+where it stopped.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""SPPnet (2014): the network's convolutions run once over the image and stay as they were; spatial pyramids are pooled.
+"""SPPnet (2014): the convolutions run once over the image and stay as they were; spatial pyramids are pooled.
 
 Only the fully connected layers are trained (SPPnet §4.1).
 """

@@ -66,9 +66,7 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
         tell(config, "eval", annotations, detections, proposals)
 
 
-def network_and_data(
-    config: DetConfig, runtime: Runtime
-) -> tuple[FastRCNN | TestTimeRCNN, Annotations, DetConfig]:
+def network_and_data(config: DetConfig, runtime: Runtime) -> tuple[FastRCNN | TestTimeRCNN, Annotations, DetConfig]:
     """The network of `config.weights`, the images to try it on, and the config with the size that these must have.
 
     Raises UserError if the config is not that of the network.

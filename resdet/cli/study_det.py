@@ -89,9 +89,7 @@ STUDIES: dict[str, Study] = {
             f"{count} proposals": Row(
                 BCCD, test=("--test.after-nms", count, "--test.before-nms", "6000"), run="baseline", paper=paper
             )
-            for count, paper in (
-                *(("10", ""), ("30", ""), ("100", "55.1"), ("300", "56.8"), ("1000", "56.3")),
-            )
+            for count, paper in (*(("10", ""), ("30", ""), ("100", "55.1"), ("300", "56.8"), ("1000", "56.3")),)
         },
     ),
     # Faster R-CNN, Table 8

@@ -75,7 +75,6 @@ class FastRCNN(nn.Module):
         with torch.autocast(self.runtime.device.type, enabled=False):
             return self.model.detect_and_propose(images, sizes, most, proposals)
 
-
     # The parts of `forward`, one after the other
 
     def see(self, images: Tensor, sizes: Tensor) -> Tensor | Pyramid:

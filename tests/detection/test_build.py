@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from resdet.config import DetConfig
+from resdet.config import DetConfig, ModelConfig
 from resdet.detection.build import build_detector
 from resdet.engine.runtime import Runtime
 from resdet.inference.fast import FastRCNN
@@ -25,6 +25,9 @@ KINDS = {
     "zf": {"trunk": "zf", "pool_size": 6, **LAYERS},
     "noc": {**LAYERS, "convs": (16, 8)},
     "context": {"context": True},
+    "maxout": {"maxout": (0.5, 0.75, 1.0)},
+    "noc maxout": {**LAYERS, "maxout": (0.5, 1.0), "convs": (16, 8)},
+    "timm": {"trunk": "timm", "timm": "resnet10t", "norm": "sync_batch", "pool_size": 6},
     "sppnet": {**GIVEN, **LAYERS, "pooling": "pyramid", "freeze": ("conv1", "conv2_x", "conv3_x", "conv4_x")},
     "rcnn": {**GIVEN, "pooling": "warp", "pool_size": 32},
     "fast": GIVEN,
@@ -73,6 +76,35 @@ def test_every_kind_learns(kind, batch):
         name.split(".")[1] for name, p in network.trunk.named_parameters(prefix="trunk") if not p.requires_grad
     }
     assert frozen == set(KINDS[kind].get("freeze", ()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"maxout": (1.0,)}, ("model.maxout", "ascend")),
+        ({"maxout": (1.0, 0.5)}, ("model.maxout", "ascend")),
+        ({"trunk": "vgg16"}, ("vgg16", "--model.body layers")),
+        ({"trunk": "zf", "pooling": "warp"}, ("zf", "--model.body layers")),
+        ({"pooling": "pyramid"}, ("pyramid", "--model.body layers")),
+        ({"pooling": "pyramid", **LAYERS, "convs": (8,)}, ("pyramid", "without convs")),
+        ({"freeze": ("conv9",)}, ("'conv9'", "conv4_x")),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, words, refuses):
+    config = DetConfig(model=ModelConfig(**{"depth": 18, "freeze": (), **settings}))
+    with refuses(*words):
+        build_detector(config, 3)
+
+
+def test_a_frozen_stage_keeps_its_statistics(batch):
+    """Also of norms that are trained elsewhere: the steps of alternating training share what they freeze."""
+    config = DetConfig(model=ModelConfig(depth=18, norm="sync_batch", freeze=("conv1", "conv2_x"), rpn_channels=8))
+    network = build_detector(config, 3).train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers() if "running" in name}
+    network(*batch[:3])
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            assert torch.equal(buffer, before[name]) == name.startswith(("trunk.conv1.", "trunk.conv2_x.")), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -61,6 +61,8 @@ def test_rpn_loss_equals_the_literal_loop(anchor_targets, beta):
     expected = torch.tensor([objectness, box]) / (256 * 3)
     result = rpn_loss(logits, deltas, anchor_targets, batch=256, beta=beta)
     torch.testing.assert_close(torch.stack(result), expected, rtol=1e-4, atol=1e-7)
+    weighted = rpn_loss(logits, deltas, anchor_targets, batch=256, beta=beta, box_weight=10)
+    torch.testing.assert_close(torch.stack(weighted), expected * torch.tensor([1, 10]), rtol=1e-4, atol=1e-7)
 
 
 def test_rpn_loss_equals_the_formulas_of_torchvision_but_for_the_normaliser(anchor_targets):

@@ -19,7 +19,8 @@ from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import start
 from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.start import start_detector
-from resdet.nn.weights import read_classifier
+from resdet.errors import UserError
+from resdet.nn.weights import from_torchvision_vgg16, read_classifier
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
 CLASSES = ("cat", "dog", "猫")
@@ -183,6 +184,76 @@ def test_an_msra_pickle_becomes_trunk_and_conv5(msra_file: Path, assert_sentence
             expected = {"weight": 0.5 if tensor.ndim == 4 else 2, "bias": 2, "running_mean": 0, "running_var": 1}
             assert (tensor - expected[name.rsplit(".", 1)[1]]).abs().max() < 2e-5, name
     assert_sentence(story, msra_file, "trunk and conv5_x", "random")
+
+
+@pytest.mark.parametrize(("fcs", "parts"), [((4096, 4096), "trunk and fcs from"), ((16, 16), "trunk from")])
+def test_vgg16_gives_its_fully_connected_layers_too(
+    fcs: tuple[int, ...], parts: str, monkeypatch: pytest.MonkeyPatch, assert_sentence: Callable[..., None]
+) -> None:
+    """Convolutions are the trunk, fc6 and fc7 the body, if it has their sizes; every name and shape fits."""
+    with torch.device("meta"):  # half a gigabyte
+        source = torchvision.models.vgg16().state_dict()
+        monkeypatch.setattr(start, "torchvision_weights", lambda name, version: from_torchvision_vgg16(source))
+        network = replace(CONFIG.model, trunk="vgg16", body="layers", fcs=fcs, freeze=())
+        config = replace(CONFIG, model=network, weights="torchvision")
+        assert_sentence(start_detector(fresh(config), config, CLASSES), parts, "random")
+
+
+def test_vgg16_s_names() -> None:
+    """In the order of the network, and nothing of another."""
+    state = {
+        f"features.{place}.bias": torch.tensor(place) for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    }
+    found = from_torchvision_vgg16(state | {"classifier.3.bias": torch.tensor(99)})
+    assert [found[f"trunk.conv{layer}.bias"].item() for layer in ("1_1", "2_2", "5_3")] == [0, 7, 28]
+    assert found["fcs.1.bias"] == 99 and len(found) == 14
+    for wrong in (dict(list(state.items())[1:]), state | {"layer1.bias": torch.zeros(1)}):
+        with pytest.raises(UserError, match="VGG-16"):
+            from_torchvision_vgg16(wrong)
+
+
+def test_rcnn_takes_the_whole_classifier_for_its_head(torchvision_file: Path) -> None:
+    model_config = replace(CONFIG.model, proposals="given", pooling="warp", pool_size=32)
+    config = replace(CONFIG, model=model_config, weights=str(torchvision_file))
+    model = fresh(config)
+    start_detector(model, config, CLASSES)
+    after, source = model.state_dict(), torch.load(torchvision_file, weights_only=True)
+    assert torch.equal(after["head.body.conv5_x.0.conv1.conv.weight"], source["conv1.weight"])
+    assert torch.equal(after["head.body.conv5_x.1.1.norm2.running_mean"], source["layer4.1.bn2.running_mean"])
+
+
+def test_other_layers_take_the_trunk_alone(torchvision_file: Path, assert_sentence: Callable[..., None]) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, body="layers", fcs=(8,)), weights=str(torchvision_file))
+    model = fresh(config)
+    assert_sentence(start_detector(model, config, CLASSES), "trunk from", torchvision_file)
+    source = torch.load(torchvision_file, weights_only=True)
+    assert torch.equal(model.state_dict()["trunk.conv1.conv.weight"], source["conv1.weight"])
+
+
+def test_a_detector_without_an_rpn_and_one_with(
+    detector_file: Path, tmp_path: Path, assert_sentence: Callable[..., None]
+) -> None:
+    """Each takes from the other all but the RPN."""
+    given = replace(CONFIG, model=replace(CONFIG.model, proposals="given"))
+    model = fresh(given)
+    story = start_detector(model, replace(given, weights=str(detector_file)), CLASSES)
+    source = load_model(detector_file).weights
+    assert_same(model.state_dict(), {name: t for name, t in source.items() if not name.startswith("rpn.")})
+    assert_sentence(story, "all but the RPN", detector_file)
+    path = tmp_path / "given.safetensors"
+    save_model(path, ModelFile(model.state_dict(), CLASSES, given, 1))
+    other = fresh()
+    rpn = {name: t.clone() for name, t in other.state_dict().items() if name.startswith("rpn.")}
+    story = start_detector(other, replace(CONFIG, weights=str(path)), CLASSES)
+    assert_same(other.state_dict(), {name: rpn.get(name, source[name]) for name in source})
+    assert_sentence(story, "all but the RPN", "random")
+
+
+def test_trunks_that_have_no_weights(refuses: Callable[..., object]) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, trunk="zf", body="layers", fcs=(8,), freeze=()))
+    with refuses("zf"):
+        start_detector(fresh(config), replace(config, weights="torchvision"), CLASSES)
+    assert "random" in start_detector(fresh(config), config, CLASSES), "nothing is frozen that needs statistics"
 
 
 def test_weights_of_another_style(

@@ -1,0 +1,237 @@
+"""The papers' methods as a user gives them: proposals, alternating training, test-time methods, studies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from resdet import Detector
+from resdet.cli import study_det
+from resdet.cli.propose import edge_boxes, selective_search
+from resdet.cli.study_det import Row, Study
+from resdet.config import load_config
+from resdet.data.build import read_annotations
+from resdet.data.proposals import read_proposals
+from resdet.engine.checkpoint import load_model, save_model
+
+GIVEN = ("--model.proposals", "given", "--data.proposals")
+
+
+def proposals_of(path: Path, recipe: Path, split: str, most: int = 2000) -> list[np.ndarray]:
+    """The boxes that a file holds for each image of a split."""
+    config = load_config(recipe)
+    annotations = read_annotations(config.data, split, config.data.classes)
+    read = read_proposals([str(path)], annotations, most)
+    return [read.of(index).numpy() for index in range(len(annotations))]
+
+
+# Proposals
+
+
+def test_selective_search_finds_the_objects(recipe: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
+    """And a detector is trained on them, and evaluated."""
+    file = tmp_path / "proposals.npz"
+    status, out, err = cli("propose", recipe, "--method", "selective-search", "--output", file, "--most", 300)
+    assert status == 0 and f"{file} has proposals for 10 images" in out and "s each" in out
+    config = load_config(recipe)
+    annotations = read_annotations(config.data, "train", config.data.classes)
+    covered = []
+    for index, own in enumerate(proposals_of(file, recipe, "train")):
+        assert 5 < len(own) <= 300
+        for x1, y1, x2, y2 in annotations.target(index).boxes.tolist():
+            width = np.minimum(own[:, 2], x2) - np.maximum(own[:, 0], x1)
+            height = np.minimum(own[:, 3], y2) - np.maximum(own[:, 1], y1)
+            inside = width.clip(0) * height.clip(0)
+            areas = (own[:, 2] - own[:, 0]) * (own[:, 3] - own[:, 1])
+            covered.append((inside / (areas + (x2 - x1) * (y2 - y1) - inside)).max())
+    assert np.mean(np.array(covered) > 0.5) > 0.6
+    assert len(proposals_of(file, recipe, "val", most=7)[0]) == 7
+    status, _, err = cli("train-det", recipe, "--name", "fast", *GIVEN, file)
+    assert (status, err) == (0, "")
+    losses = [json.loads(line) for line in (tmp_path / "runs/fast/metrics.jsonl").read_text().splitlines()]
+    assert losses[0]["rpn_cls"] == 0 < losses[0]["roi_cls"]
+    status, out, err = cli("eval-det", recipe, "--weights", tmp_path / "runs/fast", "--name", "e", *GIVEN, file)
+    assert (status, err) == (0, "") and "300 proposals" in out.replace("  ", " ") or "proposals" in out
+
+
+def test_selective_search_scales_its_boxes_back() -> None:
+    """An image wider than its 500 pixels."""
+    image = np.full((300, 1000, 3), 40, np.uint8)
+    image[60:240, 300:700] = 220
+    boxes = selective_search(image)
+    best = np.abs(boxes - [300, 60, 700, 240]).max(1).min()
+    assert best < 12 and boxes[:, 2].max() > 900
+
+
+def test_the_proposals_of_an_rpn(
+    recipe: Path, finished: Path, cli: Callable[..., Any], tmp_path: Path, complains: Callable[..., None]
+) -> None:
+    file = tmp_path / "rpn.npz"
+    arguments = ("propose", recipe, "--method", "rpn", "--output", file)
+    complains([*arguments], "--weights")
+    assert cli(*arguments, "--weights", finished, "--most", 12)[0] == 0
+    assert [len(own) for own in proposals_of(file, recipe, "val")] == [12] * 4
+
+
+def test_edge_boxes_needs_opencv_s_extra_modules(
+    recipe: Path, complains: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = ["propose", recipe, "--method", "edge-boxes", "--output", tmp_path / "x.npz"]
+    monkeypatch.delattr(cv2, "ximgproc", raising=False)
+    complains(arguments, "opencv-contrib-python-headless")
+    monkeypatch.setattr(cv2, "ximgproc", SimpleNamespace(), raising=False)
+    complains(arguments, "--edges")
+
+
+def test_edge_boxes_become_corners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV's are x, y, width, height."""
+    edges = SimpleNamespace(
+        detectEdges=lambda image: image[:, :, 0],
+        computeOrientation=lambda strength: strength,
+        edgesNms=lambda strength, orientation: strength,
+    )
+    finder = SimpleNamespace(getBoundingBoxes=lambda *_: (np.array([[1, 2, 10, 20]]), np.array([0.5])))
+    fake = SimpleNamespace(
+        createStructuredEdgeDetection=lambda model: edges, createEdgeBoxes=lambda maxBoxes: finder
+    )
+    monkeypatch.setattr(cv2, "ximgproc", fake, raising=False)
+    assert edge_boxes(np.zeros((30, 40, 3), np.uint8), "model").tolist() == [[1, 2, 11, 22]]
+
+
+def test_selective_search_needs_its_package(
+    recipe: Path, complains: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("resdet.cli.propose.find_spec", lambda name: None)
+    complains(
+        ["propose", recipe, "--method", "selective-search", "--output", tmp_path / "x.npz"], "resdet[proposals]"
+    )
+
+
+# Alternating training
+
+
+def test_alternating_training_shares_its_trunk(recipe: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
+    """What each of the four steps learns, and what it leaves alone (Faster R-CNN §3.2)."""
+    arguments = ("alternate", recipe, "--runs", tmp_path / "runs", "--name", "four", "--solver.steps", 2)
+    assert cli(*arguments)[::2] == (0, "")
+    folder = tmp_path / "runs/four"
+    first, second, third, fourth = (
+        load_model(folder / step).weights for step in ("1_rpn", "2_head", "3_rpn", "4_head")
+    )
+
+    def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], part: str) -> bool:
+        return all(torch.equal(a[name], b[name]) for name in a if name.startswith(part))
+
+    assert same(first, second, "head.classify") is False, "the second step learns a head"
+    assert not same(first, second, "trunk."), "both from the start that they share"
+    assert same(second, third, "trunk.") and same(second, third, "head.") and not same(second, third, "rpn.")
+    assert same(third, fourth, "trunk.") and same(third, fourth, "rpn.") and not same(third, fourth, "head.")
+    own = load_config(recipe)
+    given = proposals_of(folder / "1_rpn.npz", recipe, "val", own.test.after_nms)
+    assert [len(boxes) for boxes in given] == [own.test.after_nms] * 4
+    before = (folder / "1_rpn/metrics.jsonl").read_text()
+    shutil.rmtree(folder / "4_head")
+    assert cli(*arguments)[::2] == (0, ""), "it goes on where it stopped"
+    assert (folder / "1_rpn/metrics.jsonl").read_text() == before
+    again = load_model(folder / "4_head").weights
+    assert all(torch.equal(tensor, again[name]) for name, tensor in fourth.items())
+
+
+def test_alternating_training_is_for_detectors_with_an_rpn(recipe: Path, complains: Callable[..., None]) -> None:
+    complains(["alternate", recipe, "--model.proposals", "given"], recipe, "RPN")
+    complains(["alternate"], "Name a recipe")
+
+
+# Test-time methods
+
+
+def test_test_time_methods_are_switches_of_eval_det(
+    recipe: Path, finished: Path, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each of them, and all together."""
+    switches = {
+        "refine": ("--test.refine", "--test.vote-iou", "0.5"),
+        "scales": ("--test.scales", "48", "64", "96"),
+        "one_scale": ("--test.scales", "80"),
+        "flip": ("--test.flip",),
+        "soft": ("--test.soft-nms", "0.5"),
+        "ensemble": ("--test.ensemble", str(finished)),
+    }
+    switches["all"] = tuple(word for name, words in switches.items() if name != "one_scale" for word in words)
+    for name, words in switches.items():
+        status, out, err = cli("eval-det", recipe, "--weights", finished, "--name", name, *words)
+        assert (status, err) == (0, "") and "mAP" in out
+        figures = json.loads((tmp_path / "runs" / name / "eval/metrics.json").read_text())
+        assert 0 <= figures["map07"] <= 1
+
+
+def test_test_time_methods_are_switches_of_detector(finished: Path, shapes_root: Path) -> None:
+    photo = next(iter(sorted(shapes_root.rglob("*.jpg"))))
+    plain, flipped = (Detector.load(finished, precision="fp32", **test)(photo) for test in ({}, {"flip": True}))
+    assert len(flipped.names) and not torch.equal(plain.scores, flipped.scores)
+
+
+def test_an_ensemble_of_other_classes(finished: Path, tmp_path: Path, refuses: Callable[..., Any]) -> None:
+    file = load_model(finished)
+    save_model(tmp_path / "model.safetensors", replace(file, classes=file.classes[::-1]))
+    with refuses(tmp_path, finished, "classes"):
+        Detector.load(finished, ensemble=(str(tmp_path),))
+    (tmp_path / "model.safetensors").unlink()
+
+
+# Studies
+
+
+def test_a_study_of_detectors(
+    recipe: Path, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trains each once, tests each as its row says, and goes on where it stopped."""
+    path, given = str(recipe), str(tmp_path / "found.npz")
+    rows = {
+        "plain one": Row(path, paper="48.4"),
+        "flipped": Row(path, test=("--test.flip",), run="plain_one"),
+        "two": Row(path, test=("--test.ensemble", "{runs}/plain_one"), run="plain_one"),
+        "given": Row(path, ("--model.proposals", "given", "--data.proposals", given)),
+        "shared": Row(path, run="alternating", step="4_head", paper="69.9"),
+        "unshared": Row(path, run="alternating", step="2_head"),
+    }
+    monkeypatch.setitem(study_det.STUDIES, "tiny", Study("their mAP", rows))
+    arguments = ("study", "tiny", "--runs", tmp_path / "runs", "--solver.steps", 2)
+    status, out, _ = cli(*arguments)
+    assert status == 0
+    table = (tmp_path / "runs/tiny/table.md").read_text()
+    assert table in out and table.splitlines()[0].endswith("| their mAP |")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [line[0] for line in lines] == list(rows) and lines[0][-1] == "48.4" and lines[1][-1] == ""
+    for line in lines:
+        seconds = [float(cell) for cell in line[3:7]]
+        assert all(value > 0 for value in seconds) and abs(sum(seconds[:3]) - seconds[3]) < 0.002
+    assert cv2.imread(str(tmp_path / "runs/tiny/study.png")).std() > 1
+    assert {p.name for p in (tmp_path / "runs/tiny").iterdir() if p.is_dir()} == {
+        "plain_one",
+        "given",
+        "alternating",
+    }
+    before = (tmp_path / "runs/tiny/plain_one/metrics.jsonl").read_text()
+    assert cli(*arguments)[0] == 0
+    assert (tmp_path / "runs/tiny/plain_one/metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("name", study_det.STUDIES)
+def test_the_recipes_of_a_study_know_their_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    study = study_det.STUDIES[name]
+    study_det.check(study, ("--solver.steps", "7"))
+    for label, row in study.rows.items():
+        load_config(row.recipe, [*row.train, *row.test, "--solver.steps", "7"])
+        assert row.run == "" or row.step or any(r.train == row.train for l, r in study.rows.items() if l != label)
