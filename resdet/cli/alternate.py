@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
 def parse(arguments: Sequence[str]) -> tuple[str, Path, list[str]]:
     """The recipe, the folder of the four runs, and the settings of all."""
     if not arguments or arguments[0].startswith("-"):
-        raise UserError("Name a recipe first, as in: alternate configs/bccd_r18.py")
+        raise UserError("Name a recipe first, such as configs/bccd_r18.py.")
     recipe, *rest = arguments
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--runs", default="runs")

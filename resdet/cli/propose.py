@@ -19,6 +19,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
 from resdet.data.images import read_image
 from resdet.data.proposals import write_proposals
+from resdet.data.selective_search import selective_search
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model
 from resdet.errors import UserError
@@ -26,7 +27,6 @@ from resdet.evaluation.predict import predict_and_propose
 from resdet.inference.detector import prepare
 
 METHODS = ("selective-search", "edge-boxes", "rpn")
-WIDTH = 500  # pixels; selective search's images are made this wide (Fast R-CNN's settings)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -72,25 +72,13 @@ def from_pixels(
     propose: Callable[[np.ndarray], np.ndarray] = selective_search
     if method == "edge-boxes":
         propose = partial(edge_boxes, model=_edges(edges))
-    elif find_spec("selective_search") is None:
-        raise UserError("Selective search needs the package selective-search: pip install 'resdet[proposals]'.")
+    elif find_spec("skimage") is None:
+        raise UserError("Selective search needs the package scikit-image: pip install 'resdet[proposals]'.")
     jobs = [(propose, annotations.file(index), most) for index in range(len(annotations))]
     with ProcessPoolExecutor() as pool:
         done = track(pool.map(_run, jobs, chunksize=4), "Proposing", len(jobs), transient=True)
         boxes, seconds = zip(*done, strict=True)
     return list(boxes), float(np.mean(seconds))
-
-
-def selective_search(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 → (P, 4), the largest unions first; in its fast mode (Uijlings et al. 2013, §5.3)."""
-    from joblib import parallel_backend
-    from selective_search import selective_search as search
-
-    scale = min(1.0, WIDTH / image.shape[1])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    with parallel_backend("sequential"):  # images are what runs in parallel
-        boxes = np.array(search(small, mode="fast", random_sort=True), np.float32).reshape(-1, 4)
-    return boxes / scale
 
 
 def edge_boxes(image: np.ndarray, model: str) -> np.ndarray:

@@ -38,7 +38,7 @@ class Proposals:
 def write_proposals(
     path: Path, ids: Sequence[str], boxes: Sequence[np.ndarray], seconds: float = float("nan")
 ) -> None:
-    """Write the boxes (P, 4) of each image, best first, and the seconds an image took, as a file of numpy's (.npz)."""
+    """Write the boxes (P, 4) of each image, best first, and the seconds that one took, as a file of numpy's."""
     names = np.array([name.encode() for name in ids], dtype=bytes)
     offsets = np.cumsum([0, *(len(own) for own in boxes)], dtype=np.int64)
     together = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).astype(np.float32)

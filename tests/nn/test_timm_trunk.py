@@ -65,7 +65,6 @@ def test_frozen_normalisations_stay_as_they_are():
         ("no_such_network", ("'no_such_network'", "timm.list_models()")),
         ("efficientnet_b0", ("efficientnet_b0", "sequence")),
         ("vit_tiny_patch16_224", ("vit_tiny_patch16_224", "sequence")),
-        ("swin_s3_tiny_224", ("swin_s3_tiny_224",)),
     ],
 )
 def test_networks_that_cannot_be_cut(name, words, refuses):
