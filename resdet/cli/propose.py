@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -24,6 +25,7 @@ from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model
 from resdet.errors import UserError
 from resdet.evaluation.predict import predict_and_propose
+from resdet.evaluation.stages import TIMED_BATCHES, time_stages
 from resdet.inference.detector import prepare
 
 METHODS = ("selective-search", "edge-boxes", "rpn")
@@ -35,12 +37,14 @@ def main(arguments: Sequence[str]) -> None:
     splits = dict.fromkeys(f"{config.data.train}+{config.data.val}".split("+"))
     annotations = read_annotations(config.data, "+".join(splits), config.data.classes)
     if options.method == "rpn":
-        boxes, seconds = from_network(annotations, config, options.most), float("nan")
+        boxes, seconds = from_network(annotations, config, options.most)
     else:
         boxes, seconds = from_pixels(annotations, options.method, options.edges, options.most)
     write_proposals(options.output, [annotations.id(index) for index in range(len(annotations))], boxes, seconds)
-    mean, took = sum(map(len, boxes)) / len(boxes), "" if np.isnan(seconds) else f", in {seconds:.2f} s each"
-    print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} in the mean{took}.")
+    mean = sum(map(len, boxes)) / len(boxes)
+    print(
+        f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} in the mean, in {seconds:.2f} s each."
+    )
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
@@ -55,14 +59,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
     return options, load_config(options.recipe, settings)
 
 
-def from_network(annotations: Annotations, config: DetConfig, most: int) -> list[np.ndarray]:
-    """The proposals of the network that `config.weights` names."""
+def from_network(annotations: Annotations, config: DetConfig, most: int) -> tuple[list[np.ndarray], float]:
+    """The proposals of the network that `config.weights` names, and the seconds that its trunk and RPN take."""
     if not config.weights:
         raise UserError("Name a trained detector whose RPN is to propose, with --weights RUN.")
     runtime = runtimes.start(config.device, config.solver.precision)
     network = prepare(load_model(config.weights), config.weights, runtime)
     found = predict_and_propose(network, validation_batches(annotations, config, runtime), runtime, most)
-    return [found[index][1].numpy() for index in range(len(annotations))]
+    stages = time_stages(network, islice(validation_batches(annotations, config, runtime), TIMED_BATCHES), runtime)
+    return [found[index][1].numpy() for index in range(len(annotations))], stages.trunk + stages.proposals
 
 
 def from_pixels(

@@ -16,11 +16,10 @@ from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model, write_text
 from resdet.evaluation import report
 from resdet.evaluation.predict import predict
-from resdet.evaluation.stages import Stages, time_stages
+from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
 from resdet.visualize import plot_study
 
 BCCD = "configs/bccd_r18.py"
-TIMED_BATCHES = 12
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Selective search: regions of one colour are joined step by step, and every join is a proposal (Uijlings et al. 2013).
+"""Selective search: like regions are joined step by step, and every join is a proposal (Uijlings et al. 2013).
 
 In its fast mode: two colour spaces, two sizes of the first regions, two measures of similarity. Those first regions
 are scikit-image's (Felzenszwalb and Huttenlocher 2004). Letters: n first regions, D bins of a histogram.
@@ -35,7 +35,7 @@ class Regions(NamedTuple):
 
 
 def selective_search(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB → (P, 4) float32 proposals in its pixels, large regions rather before small ones (§4.3)."""
+    """(H, W, 3) uint8 RGB → (P, 4) float32 proposals in its pixels, large regions mostly first (§4.3)."""
     from skimage.segmentation import felzenszwalb
 
     factor = min(1.0, WIDTH / image.shape[1])
@@ -119,9 +119,8 @@ def join(regions: Regions, with_color: bool) -> np.ndarray:
         alike = np.minimum(textures[one], textures[others]).sum(-1)
         if colors is not None:
             alike += np.minimum(colors[one], colors[others]).sum(-1)
-        span = np.maximum(boxes[one, ..., 2:], boxes[others, 2:]) - np.minimum(
-            boxes[one, ..., :2], boxes[others, :2]
-        )
+        low, high = np.minimum(boxes[one], boxes[others]), np.maximum(boxes[one], boxes[others])
+        span = high[..., 2:] - low[..., :2]
         both = sizes[one] + sizes[others]
         fill = 1 - (span.prod(-1) / area - both)
         return alike + (1 - both) + fill

@@ -83,7 +83,8 @@ def build_body(model: ModelConfig, network: Network) -> Conv5 | Layers:
     if model.pooling == "pyramid" and (model.body == "conv5" or model.convs):
         raise UserError("The bins of a spatial pyramid are no map: set --model.body layers, without convs.")
     if model.pooling == "warp":
-        return Conv5(partial(warp, size=model.pool_size), nn.Sequential(trunk, rest), network.channels)
+        whole = nn.Sequential(trunk, cast(nn.Sequential, rest))
+        return Conv5(partial(warp, size=model.pool_size), whole, network.channels)
     scale, cells = 1 / trunk.stride, model.pool_size**2
     pool: Any = partial(
         ops.roi_align if model.pooling == "align" else ops.roi_pool, size=model.pool_size, scale=scale

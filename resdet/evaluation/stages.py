@@ -15,6 +15,7 @@ from resdet.inference.fast import FastRCNN
 from resdet.inference.test_time import TestTimeRCNN
 from resdet.types import Batch
 
+TIMED_BATCHES = 12  # are enough for a table
 T = TypeVar("T")
 
 

@@ -51,11 +51,13 @@ class FastRCNN(nn.Module):
         model = copy.deepcopy(model).eval().to(runtime.device)
         if isinstance(model.trunk, Trunk):
             move_strides(model)
+        body = model.head.body
         if isinstance(model.trunk, TimmTrunk):
-            model.trunk, rest = Autocast(model.trunk, runtime), model.head.body.conv5_x
-            model.head.body.conv5_x = nn.Sequential(*(Autocast(module, runtime) for module in rest))
-        if isinstance(model.head.body, Conv5):
-            model.head.body = FastConv5(model.head.body, runtime)
+            model.trunk = Autocast(model.trunk, runtime)
+            if isinstance(body, Conv5):
+                body.conv5_x = nn.Sequential(*(Autocast(module, runtime) for module in body.conv5_x))
+        if isinstance(body, Conv5):
+            model.head.body = FastConv5(body, runtime)
         fuse(model, runtime)
         self.model = model
 
@@ -141,9 +143,8 @@ class Subsample(nn.Module):
 
 def move_strides(model: FasterRCNN) -> None:
     """Where a stage begins with 1×1 convolutions of stride 2, the stage before it computes only what they read."""
-    last: Any
-    first: Any
-    for before, after in pairwise([model.trunk.conv2_x, model.trunk.conv3_x, model.trunk.conv4_x]):
+    trunk: Any = model.trunk
+    for before, after in pairwise([trunk.conv2_x, trunk.conv3_x, trunk.conv4_x]):
         last, first = before[-1], after[0]
         if _strided(first) and isinstance(last.shortcut, nn.Identity):
             last.conv2.stride, last.shortcut = (2, 2), Subsample()

@@ -61,7 +61,7 @@ def timm_parts(
     trunk, rest = TimmTrunk(OrderedDict(children[:split])), nn.Sequential(OrderedDict(children[split:]))
     channels = network.feature_info.channels()
     trunk.channels = channels[level]
-    cfg = timm.get_pretrained_cfg(name)
+    cfg: Any = timm.get_pretrained_cfg(name)
     mean, std = ((255 * r, 255 * g, 255 * b) for r, g, b in (cfg.mean, cfg.std))
     return trunk, rest, channels[-1], TrunkStyle("rgb", mean, std, stride_in_1x1=False)
 
