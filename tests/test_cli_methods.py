@@ -42,7 +42,7 @@ def test_selective_search_finds_the_objects(recipe: Path, cli: Callable[..., Any
     """And a detector is trained on them, and evaluated."""
     file = tmp_path / "proposals.npz"
     status, out, err = cli("propose", recipe, "--method", "selective-search", "--output", file, "--most", 300)
-    assert status == 0 and f"{file} has proposals for 10 images" in out and "s each" in out
+    assert status == 0 and f"{file} has proposals for 10 images" in out and "for each, in " in out
     config = load_config(recipe)
     annotations = read_annotations(config.data, "train", config.data.classes)
     covered = []

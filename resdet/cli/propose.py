@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,9 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         boxes, seconds = from_pixels(annotations, options.method, options.edges, options.most)
     write_proposals(options.output, [annotations.id(index) for index in range(len(annotations))], boxes, seconds)
     mean = sum(map(len, boxes)) / len(boxes)
-    print(
-        f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} in the mean, in {seconds:.2f} s each."
-    )
+    print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} for each, in {seconds:.2f} s.")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
@@ -88,11 +87,12 @@ def from_pixels(
 
 def edge_boxes(image: np.ndarray, model: str) -> np.ndarray:
     """(H, W, 3) uint8 → (P, 4), best first (Zitnick and Dollár 2014)."""
-    edges = cv2.ximgproc.createStructuredEdgeDetection(model)
+    ximgproc: Any = vars(cv2)["ximgproc"]  # OpenCV's type hints do not know it
+    edges = ximgproc.createStructuredEdgeDetection(model)
     strength = edges.detectEdges(image.astype(np.float32) / 255)
     orientation = edges.computeOrientation(strength)
     thin = edges.edgesNms(strength, orientation)
-    boxes, _ = cv2.ximgproc.createEdgeBoxes(maxBoxes=10_000).getBoundingBoxes(thin, orientation)
+    boxes, _ = ximgproc.createEdgeBoxes(maxBoxes=10_000).getBoundingBoxes(thin, orientation)
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes

@@ -1,0 +1,87 @@
+"""Seconds an image from R-CNN to Faster R-CNN, on one network: proposals, trunk, regions (Faster R-CNN, Table 5).
+
+    python benchmarks/lineage.py
+    python benchmarks/lineage.py --depth 101 --image photo.jpg --rounds 5
+
+R-CNN warps 2000 regions of selective search to 224×224 pixels and sends each through the whole network; Fast R-CNN
+pools them from one map, Faster R-CNN pools 300 of its RPN. Random weights, the image resized to 600 pixels, in the
+number type that `--precision auto` picks. The three take turns; medians, and ratios to Faster R-CNN.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+
+from resdet.boxes import rescale
+from resdet.config import DetConfig
+from resdet.data.detection import pad
+from resdet.data.images import read_image
+from resdet.data.selective_search import selective_search
+from resdet.data.shapes import render
+from resdet.data.transforms import resize
+from resdet.detection.build import build_detector
+from resdet.engine import runtime as runtimes
+from resdet.engine.runtime import Runtime
+from resdet.evaluation.stages import Stages, time_stages
+from resdet.inference.fast import FastRCNN
+from resdet.types import Batch
+
+METHODS = {
+    "R-CNN": {"proposals": "given", "pooling": "warp", "pool_size": 224, "conv5_stride": 2},
+    "Fast R-CNN": {"proposals": "given"},
+    "Faster R-CNN": {},
+}
+
+
+def make(settings: dict[str, object], depth: int, runtime: Runtime) -> FastRCNN:
+    """A detector of the lineage, of which only the speed matters."""
+    torch.manual_seed(0)
+    config = DetConfig()
+    model = replace(config.model, depth=depth, **settings)  # type: ignore[arg-type]
+    return FastRCNN(build_detector(replace(config, model=model), 20), runtime)
+
+
+def main() -> None:
+    """Print a line for each method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=18)
+    parser.add_argument("--image", type=Path, help="a photograph; a drawn image if none is given")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    runtime = runtimes.start("auto", "auto")
+    with TemporaryDirectory() as folder:
+        if options.image is None:
+            render(Path(folder), {"train": 1})
+        image = read_image(options.image or next(Path(folder).rglob("*.jpg")))
+    started = perf_counter()
+    found = torch.from_numpy(selective_search(image)[:2000])
+    searched = perf_counter() - started
+    small = resize(image, 600, 1000)
+    factors = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
+    images, sizes = pad([small])
+    plain = Batch(images, sizes, [], torch.tensor([image.shape[:2]]), [""], [0])
+    print(f"{len(found)} proposals of selective search, {small.shape[0]}×{small.shape[1]} pixels, {runtime.dtype}")
+
+    networks = {name: make(settings, options.depth, runtime) for name, settings in METHODS.items()}
+    times: dict[str, list[Stages]] = {name: [] for name in METHODS}
+    for _ in range(options.rounds):
+        for name, network in networks.items():
+            given = network.model.rpn is None
+            batch = plain._replace(proposals=[rescale(found, *factors)] if given else None)
+            stages = time_stages(network, [batch], runtime)
+            times[name].append(stages._replace(proposals=searched) if given else stages)
+    medians = {name: Stages(*map(median, zip(*rows, strict=True))) for name, rows in times.items()}
+    for name, stages in medians.items():
+        parts = ", ".join(f"{part} {value:.3f}" for part, value in stages._asdict().items())
+        print(f"{name:13}{stages.total:8.2f} s, {stages.total / medians['Faster R-CNN'].total:6.1f}×  ({parts})")
+
+
+if __name__ == "__main__":
+    main()
