@@ -38,7 +38,9 @@ def proposals_of(path: Path, recipe: Path, split: str, most: int = 2000) -> list
 # Proposals
 
 
-def test_selective_search_finds_the_objects(recipe: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_selective_search_finds_the_objects(
+    recipe: Path, cli: Callable[..., Any], complains: Callable[..., None], tmp_path: Path
+) -> None:
     """And a detector is trained on them, and evaluated."""
     file = tmp_path / "proposals.npz"
     status, out, err = cli("propose", recipe, "--method", "selective-search", "--output", file, "--most", 300)
@@ -60,8 +62,12 @@ def test_selective_search_finds_the_objects(recipe: Path, cli: Callable[..., Any
     assert (status, err) == (0, "")
     losses = [json.loads(line) for line in (tmp_path / "runs/fast/metrics.jsonl").read_text().splitlines()]
     assert losses[0]["rpn_cls"] == 0 < losses[0]["roi_cls"]
-    status, out, err = cli("eval-det", recipe, "--weights", tmp_path / "runs/fast", "--name", "e", *GIVEN, file)
+    run = tmp_path / "runs/fast"
+    status, out, err = cli("eval-det", recipe, "--weights", run, "--name", "e", *GIVEN, file)
     assert (status, err) == (0, "") and "VOC07" in out
+    complains(["detect", recipe, "--weights", run], run, "tools/eval_det.py")
+    complains(["propose", recipe, "--method", "rpn", "--output", file, "--weights", run], run, "no RPN")
+    complains(["eval-det", recipe, "--weights", run, "--model.proposals", "given"], "tools/propose.py")
 
 
 def test_the_proposals_of_an_rpn(
@@ -82,6 +88,12 @@ def test_edge_boxes_needs_opencv_s_extra_modules(
     complains(arguments, "opencv-contrib-python-headless")
     monkeypatch.setattr(cv2, "ximgproc", SimpleNamespace(), raising=False)
     complains(arguments, "--edges")
+
+    def refuse(model: str) -> None:
+        raise cv2.error("modelFile.isOpened()")
+
+    monkeypatch.setattr(cv2.ximgproc, "createStructuredEdgeDetection", refuse, raising=False)
+    complains([*arguments, "--edges", recipe], recipe, "model.yml.gz")
 
 
 def test_edge_boxes_become_corners(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,11 @@ def from_network(annotations: Annotations, config: DetConfig, most: int) -> tupl
     """The proposals of the network that `config.weights` names, and the seconds that its trunk and RPN take."""
     if not config.weights:
         raise UserError("Name a trained detector whose RPN is to propose, with --weights RUN.")
+    file = load_model(config.weights)
+    if file.config.model.proposals == "given":
+        raise UserError(f"{config.weights} has no RPN, it was given its proposals: name another detector.")
     runtime = runtimes.start(config.device, config.solver.precision)
-    network = prepare(load_model(config.weights), config.weights, runtime)
+    network = prepare(file, config.weights, runtime)
     found = predict_and_propose(network, validation_batches(annotations, config, runtime), runtime, most)
     stages = time_stages(network, islice(validation_batches(annotations, config, runtime), TIMED_BATCHES), runtime)
     return [found[index][1].numpy() for index in range(len(annotations))], stages.trunk + stages.proposals
@@ -106,6 +109,10 @@ def _edges(model: str | None) -> str:
         raise UserError(
             f"EdgeBoxes needs OpenCV's model.yml.gz of structured edges: name it with --edges, not {model}."
         )
+    try:
+        vars(cv2)["ximgproc"].createStructuredEdgeDetection(model)
+    except cv2.error as error:
+        raise UserError(f"{model} is no model of structured edges: take model.yml.gz of OpenCV.") from error
     return model
 
 

@@ -78,7 +78,9 @@ def _refuse_other_network(saved: C, changed: C, run: Path) -> None:
 def _fixed(config: DetConfig | ClsConfig) -> dict[str, object]:
     """What a checkpoint holds for good, by name."""
     classes = config.data.classes if isinstance(config, DetConfig) else ()
-    return {"model settings": config.model, "data.classes": classes, "solver.optimizer": config.solver.optimizer}
+    learnt = config.learn if isinstance(config, DetConfig) else "all"
+    fixed = {"model settings": config.model, "data.classes": classes, "learn": learnt}
+    return fixed | {"solver.optimizer": config.solver.optimizer}
 
 
 def check(config: DetConfig | ClsConfig, runtime: Runtime, folder: Path, resume: bool) -> None:

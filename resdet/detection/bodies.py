@@ -79,7 +79,7 @@ class Layers(nn.Module):
         inputs: channels of the feature map
         cells: of a pooled region: S², or the bins of all levels
         convs: channels of each 3×3 convolution
-        fcs: outputs of each fully connected layer, one at least
+        fcs: outputs of each fully connected layer
         dropout: of the fully connected layers' outputs
     """
 
@@ -87,7 +87,7 @@ class Layers(nn.Module):
         self, pool: Pool, inputs: int, cells: int, *, convs: Sequence[int], fcs: Sequence[int], dropout: float
     ) -> None:
         super().__init__()
-        self.pool, self.channels, self.dropout = pool, fcs[-1], dropout
+        self.pool, self.dropout = pool, dropout
         self.convs, self.fcs = nn.ModuleList(), nn.ModuleList()
         for width in convs:
             self.convs.append(nn.Conv2d(inputs, width, 3, padding=1))
@@ -96,6 +96,7 @@ class Layers(nn.Module):
         for width in fcs:
             self.fcs.append(nn.Linear(inputs, width))
             inputs = width
+        self.channels = inputs
         for layer in (*self.convs, *self.fcs):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)

@@ -90,6 +90,10 @@ def to_detectron2_detector(weights: Mapping[str, Tensor], model: ModelConfig, so
         ("pooling", model.pooling, ("align",)),
         ("conv5_stride", model.conv5_stride, (2,)),
         ("context", model.context, (False,)),
+        ("trunk", model.trunk, ("resnet",)),
+        ("body", model.body, ("conv5",)),
+        ("proposals", model.proposals, ("rpn",)),
+        ("maxout", model.maxout, ((),)),
     ):
         if found not in possible:
             raise UserError(

@@ -100,11 +100,12 @@ class FasterRCNN(nn.Module):
             proposals: (P, 4) for each image, where they do not come from the RPN
         """
         features = self.features(images, sizes)
-        scored = None if proposals is not None else self.score_anchors(features)
-        if scored is not None:
+        learns_rpn = targets is not None and self.rpn is not None and self.learn != "head"
+        scored = self.score_anchors(features) if proposals is None or learns_rpn else None
+        if proposals is None:
+            assert scored is not None
             propose = self.propose_for_test if targets is None else self.propose
             proposals = propose(*(output.detach() for output in scored), sizes)
-        assert proposals is not None
         if targets is None:
             return self.detect(features, proposals, sizes)
         return self.losses(features, scored, proposals, sizes, targets)

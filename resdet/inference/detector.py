@@ -111,6 +111,10 @@ class Detector:
         """
         file = load_model(source)
         file = replace(file, config=replace(file.config, test=replace(file.config.test, **test)))
+        if file.config.model.proposals == "given":
+            raise UserError(
+                f"{source} is given its proposals, it finds none in an image: evaluate it with tools/eval_det.py."
+            )
         started = runtime.start(device, precision)
         transform = TestTransform(*image_size(file.config))
         return cls(prepare(file, source, started), file.classes, transform, started)

@@ -26,6 +26,7 @@ KINDS = {
     "noc": {**LAYERS, "convs": (16, 8)},
     "context": {"context": True},
     "maxout": {"maxout": (0.5, 0.75, 1.0)},
+    "noc without fc": {"body": "layers", "fcs": (), "convs": (8,)},
     "noc maxout": {**LAYERS, "maxout": (0.5, 1.0), "convs": (16, 8)},
     "timm": {"trunk": "timm", "timm": "resnet10t", "norm": "sync_batch", "pool_size": 6},
     "sppnet": {**GIVEN, **LAYERS, "pooling": "pyramid", "freeze": ("conv1", "conv2_x", "conv3_x", "conv4_x")},
@@ -119,6 +120,13 @@ def test_the_fast_one_finds_the_same(kind, batch):
         assert torch.equal(a.labels, b.labels)
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(a.boxes, b.boxes, rtol=1e-3, atol=1e-2)
+
+
+def test_an_rpn_learns_beside_given_proposals(batch):
+    """Where all is to be learnt; a head that learns alone does not ask it."""
+    together = make("resnet")(*batch)
+    assert together.rpn_cls > 0 and together.roi_cls > 0
+    assert make("resnet", "head")(*batch).rpn_cls == 0
 
 
 @pytest.mark.parametrize(("learn", "zero", "still"), [("rpn", "roi", "head."), ("head", "rpn", "rpn.")])
