@@ -81,9 +81,7 @@ def build_body(model: ModelConfig, network: Network) -> Conv5 | Layers:
             f"Nothing follows the stride-16 map of {model.timm or model.trunk}: set --model.body layers."
         )
     if model.pooling == "warp" and model.proposals == "rpn":
-        raise UserError(
-            "Where regions are cut out of the image there is no map for an RPN: --model.proposals given."
-        )
+        raise UserError("Cut out of the image, regions leave no map to an RPN: set --model.proposals given.")
     if model.pooling == "pyramid" and (model.body == "conv5" or model.convs):
         raise UserError("The bins of a spatial pyramid are no map: set --model.body layers, without convs.")
     if model.pooling == "warp":
