@@ -1,7 +1,7 @@
 """ResNet-101 on VOC 2007 and 2012 with all that the ResNet entry adds (He et al. 2015, appendix B).
 
-The whole image as context in training and testing; boxes refined, boxes voted, several scales in testing. The paper's
-85.6 mAP started from a detector of COCO: --weights runs/coco_r101.
+The whole image as context in training and testing; in testing, boxes are refined and vote, and regions are pooled
+from several scales. The paper's 85.6 mAP started from a detector of COCO: --weights runs/coco_r101.
 """
 
 from dataclasses import replace
