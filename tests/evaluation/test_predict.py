@@ -138,7 +138,9 @@ def test_processes_without_images_predict_nothing(
 class WholeImage(nn.Module):
     """Stands for a detector: finds one object in each image, as large as the image without its padding."""
 
-    def forward(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+    def forward(
+        self, images: Tensor, sizes: Tensor, targets: None = None, proposals: None = None
+    ) -> list[Detections]:
         one, zero = torch.ones(1), torch.zeros(1, dtype=torch.int64)
         return [Detections(torch.tensor([[0.0, 0.0, w, h]]), one, zero) for h, w in sizes.tolist()]
 
