@@ -63,17 +63,16 @@ def describe(labels: np.ndarray, pixels: np.ndarray) -> Regions:
     points = np.stack([columns, rows], 2).reshape(-1, 2)
     np.minimum.at(low, labels.ravel(), points)
     np.maximum.at(high, labels.ravel(), points + 1)
-    touching = [
-        np.stack([labels[:, :-1].ravel(), labels[:, 1:].ravel()], 1),
-        np.stack([labels[:-1].ravel(), labels[1:].ravel()], 1),
-    ]
-    pairs = np.unique(np.sort(np.concatenate(touching), 1), axis=0)
+    one = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
+    other = np.concatenate([labels[:, 1:].ravel(), labels[1:].ravel()])
+    touching = one != other
+    codes = np.unique((np.minimum(one, other) * count + np.maximum(one, other))[touching])
     return Regions(
         np.concatenate([low, high], 1),
         np.bincount(labels.ravel(), minlength=count) / (height * width),
         histograms(labels, pixels.astype(np.float32) / 256, COLOR_BINS),
         histograms(labels, derivatives(pixels), TEXTURE_BINS),
-        pairs[pairs[:, 0] != pairs[:, 1]],
+        np.stack(np.divmod(codes, count), 1),
     )
 
 
