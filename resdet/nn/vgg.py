@@ -16,7 +16,7 @@ VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)
 class VGG16Trunk(nn.Module):
     """conv1_1–conv5_3."""
 
-    stride, channels, cells = 16, 512, 7
+    stride, channels = 16, 512
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class VGG16Trunk(nn.Module):
 class ZFTrunk(nn.Module):
     """conv1–conv5, with the local response normalisation of its time (SPPnet, Table 1: ZF-5)."""
 
-    stride, channels, cells = 16, 256, 6
+    stride, channels = 16, 256
 
     def __init__(self) -> None:
         super().__init__()
