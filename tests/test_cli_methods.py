@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from resdet import Detector
-from resdet.cli import study_det
+from resdet.cli import study_cls, study_det
 from resdet.cli.propose import edge_boxes
 from resdet.cli.study_det import Row, Study
 from resdet.config import load_config
@@ -226,6 +226,27 @@ def test_a_study_of_detectors(
     before = (tmp_path / "runs/tiny/plain_one/metrics.jsonl").read_text()
     assert cli(*arguments)[0] == 0
     assert (tmp_path / "runs/tiny/plain_one/metrics.jsonl").read_text() == before
+
+
+def test_a_study_of_another_recipe(
+    recipe: Path,
+    cli: Callable[..., Any],
+    complains: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Has a folder of its own; a study that compares recipes refuses."""
+    other = tmp_path / "other.py"
+    other.write_text(recipe.read_text())
+    monkeypatch.setitem(study_det.STUDIES, "tiny", Study("their mAP", {"one": Row(str(tmp_path / "gone.py"))}))
+    runs = tmp_path / "runs"
+    assert cli("study", "tiny", "--recipe", other, "--runs", runs, "--solver.steps", 2)[0] == 0
+    assert "| one |" in (runs / "tiny_other/table.md").read_text() and not (runs / "tiny").exists()
+    for name in ("lineage", "degradation"):
+        complains(["study", name, "--recipe", other], "compares recipes")
+    networks = study_cls.of_recipe(study_cls.STUDIES["activations"], "mine.py")["activations of ResNet-110"]
+    assert networks["original"] == ("mine.py",)
+    assert networks["BN after addition"] == ("mine.py", "--model.order", "norm_after")
 
 
 @pytest.mark.parametrize("name", study_det.STUDIES)

@@ -12,21 +12,23 @@ from resdet.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
-    """STUDY [--setting VALUE …]: train the networks of a study, each with these settings, and compare them"""
+    """STUDY [--recipe RECIPE] [--setting VALUE …]: train networks, each with these settings, and compare them"""
     parse(arguments)()
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], None]:
     """What runs the study with its settings, which every one of its recipes must know."""
-    names = [*study_cls.STUDIES, *study_det.STUDIES]
-    if not arguments or arguments[0] not in names:
-        raise UserError(f"Name a study: {', '.join(names)}.")
-    name = arguments[0]
+    kinds = (study_cls, study_det)
+    name = arguments[0] if arguments else ""
+    kind = next((kind for kind in kinds if name in kind.STUDIES), None)
+    if kind is None:
+        raise UserError(f"Name a study: {', '.join(name for kind in kinds for name in kind.STUDIES)}.")
     parser = argparse.ArgumentParser(prog="study", add_help=False)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--recipe", help="another than the study's own")
     options, settings = parser.parse_known_args(arguments[1:])
-    if name in study_cls.STUDIES:
-        study_cls.check(study_cls.STUDIES[name], settings)
-        return partial(study_cls.run, study_cls.STUDIES[name], options.runs / name, settings)
-    study_det.check(study_det.STUDIES[name], settings)
-    return partial(study_det.run, study_det.STUDIES[name], options.runs / name, settings)
+    study, folder = kind.STUDIES[name], options.runs / name
+    if options.recipe:
+        study, folder = kind.of_recipe(study, options.recipe), options.runs / f"{name}_{Path(options.recipe).stem}"
+    kind.check(study, settings)
+    return partial(kind.run, study, folder, settings)

@@ -18,6 +18,7 @@ from resdet.data.build_cls import cls_validation_batches, read_images
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model, write_text
 from resdet.engine.log import read_metrics
+from resdet.errors import UserError
 from resdet.evaluation.responses import response_deviations
 from resdet.visualize import plot_errors, plot_responses
 
@@ -66,6 +67,16 @@ class Trained(NamedTuple):
     deviations: list[float]
     """of its layers' responses"""
     parameters: int
+
+
+def of_recipe(study: Study, recipe: str) -> Study:
+    """A study that compares settings of one recipe, with this one in its place."""
+    if len({start for networks in study.values() for start, *_ in networks.values()}) > 1:
+        raise UserError("This study compares recipes: --recipe is for those that compare settings of one.")
+    return {
+        panel: {label: (recipe, *settings) for label, (_, *settings) in networks.items()}
+        for panel, networks in study.items()
+    }
 
 
 def check(study: Study, settings: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from resdet.config import DetConfig, load_config, override
 from resdet.data.build import given_proposals, validation_batches
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model, write_text
+from resdet.errors import UserError
 from resdet.evaluation import report
 from resdet.evaluation.predict import predict
 from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
@@ -130,6 +131,13 @@ class Result:
     map07: float
     ap50: float
     stages: Stages
+
+
+def of_recipe(study: Study, recipe: str) -> Study:
+    """A study that compares settings of one recipe, with this one in its place."""
+    if len({row.recipe for row in study.rows.values()}) > 1:
+        raise UserError("This study compares recipes: --recipe is for those that compare settings of one.")
+    return replace(study, rows={label: replace(row, recipe=recipe) for label, row in study.rows.items()})
 
 
 def check(study: Study, settings: Sequence[str]) -> None:
