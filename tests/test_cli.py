@@ -241,7 +241,8 @@ def test_damaged_weights(recipe: Path, complains: Callable[..., None], tmp_path:
 
 
 def test_weights_of_another_model(recipe: Path, finished: Path, complains: Callable[..., None]) -> None:
-    complains(["eval-det", recipe, "--weights", finished, "--model.pooling", "align"], finished, "model settings")
+    other = ["eval-det", recipe, "--weights", finished, "--model.pooling", "align"]
+    complains(other, finished, "model.pooling pool there, align here")
 
 
 @pytest.mark.parametrize("classes", [CLASSES[:2], CLASSES[::-1]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -72,11 +72,11 @@ def network_and_data(config: DetConfig, runtime: Runtime) -> tuple[FastRCNN | Te
     Raises UserError if the config is not that of the network.
     """
     file = load_model(config.weights)
-    if replace(file.config.model, freeze=config.model.freeze) != config.model:
-        raise UserError(
-            f"{config.weights} was trained with other model settings than this recipe's: "
-            f"{file.config.model} there, {config.model} here."
-        )
+    there, here = asdict(replace(file.config.model, freeze=config.model.freeze)), asdict(config.model)
+    if there != here:
+        names = [name for name in here if there[name] != here[name]]
+        differences = ", ".join(f"model.{name} {there[name]} there, {here[name]} here" for name in names)
+        raise UserError(f"{config.weights} was trained with other settings than this recipe's: {differences}.")
     annotations = read_annotations(config.data, config.data.val, config.data.classes or file.classes)
     if annotations.classes != file.classes:
         raise UserError(
