@@ -153,7 +153,7 @@ def plot_responses(deviations: Mapping[str, Sequence[float]], path: Path) -> Non
 
 def plot_study(results: Mapping[str, tuple[float, Stages]], path: Path) -> None:
     """Detector → mAP and seconds of its stages → a picture: both as bars, the stages one upon the other."""
-    figure = Figure(figsize=(12, 1.5 + 0.5 * len(results)), layout="constrained")
+    figure = Figure(figsize=(12, 1.8 + 0.5 * len(results)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     labels, (values, stages) = list(results), zip(*results.values(), strict=True)
     bars = left.barh(labels, [100 * value for value in values], color="C0")
@@ -166,7 +166,7 @@ def plot_study(results: Mapping[str, tuple[float, Stages]], path: Path) -> None:
     right.bar_label(right.containers[-1], [f"{end:.2f}" for end in ends], padding=3)
     right.set(xlabel="seconds an image", title="Time")
     right.margins(x=0.15)
-    right.legend()
+    figure.legend(loc="outside lower right", ncols=len(Stages._fields))
     left.invert_yaxis()
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
