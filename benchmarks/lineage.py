@@ -5,7 +5,8 @@
 
 R-CNN warps 2000 regions of selective search to 224×224 pixels and sends each through the whole network; Fast R-CNN
 pools them from one map, Faster R-CNN pools 300 of its RPN. Random weights, the image resized to 600 pixels, in the
-number type that `--precision auto` picks. The three take turns; medians, and ratios to Faster R-CNN.
+number type that `--precision auto` picks. The three take turns, after one round to warm up; medians, and ratios to
+Faster R-CNN.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
@@ -29,7 +29,7 @@ from resdet.data.transforms import resize
 from resdet.detection.build import build_detector
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
-from resdet.evaluation.stages import Stages, time_stages
+from resdet.evaluation.stages import time_stages
 from resdet.inference.fast import FastRCNN
 from resdet.types import Batch
 
@@ -70,14 +70,14 @@ def main() -> None:
     print(f"{len(found)} proposals of selective search, {small.shape[0]}×{small.shape[1]} pixels, {runtime.dtype}")
 
     networks = {name: make(settings, options.depth, runtime) for name, settings in METHODS.items()}
-    times: dict[str, list[Stages]] = {name: [] for name in METHODS}
-    for _ in range(options.rounds):
-        for name, network in networks.items():
-            given = network.model.rpn is None
-            batch = plain._replace(proposals=[rescale(found, *factors)] if given else None)
-            stages = time_stages(network, [batch], runtime)
-            times[name].append(stages._replace(proposals=searched) if given else stages)
-    medians = {name: Stages(*map(median, zip(*rows, strict=True))) for name, rows in times.items()}
+    given = plain._replace(proposals=[rescale(found, *factors)])
+    trials = [
+        (network, [plain if network.model.rpn else given] * (1 + options.rounds)) for network in networks.values()
+    ]
+    medians = dict(zip(METHODS, time_stages(trials), strict=True))
+    for name, network in networks.items():
+        if not network.model.rpn:
+            medians[name] = medians[name]._replace(proposals=searched)
     for name, stages in medians.items():
         parts = ", ".join(f"{part} {value:.3f}" for part, value in stages._asdict().items())
         print(f"{name:13}{stages.total:8.2f} s, {stages.total / medians['Faster R-CNN'].total:6.1f}×  ({parts})")

@@ -68,7 +68,8 @@ def from_network(annotations: Annotations, config: DetConfig, most: int) -> tupl
     runtime = runtimes.start(config.device, config.solver.precision)
     network = prepare(file, config.weights, runtime)
     found = predict_and_propose(network, validation_batches(annotations, config, runtime), runtime, most)
-    stages = time_stages(network, islice(validation_batches(annotations, config, runtime), TIMED_BATCHES), runtime)
+    batches = tuple(islice(validation_batches(annotations, config, runtime), TIMED_BATCHES))
+    (stages,) = time_stages([(network, batches)])
     return [found[index][1].numpy() for index in range(len(annotations))], stages.trunk + stages.proposals
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,9 @@ from resdet.errors import UserError
 from resdet.evaluation import report
 from resdet.evaluation.predict import predict
 from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
+from resdet.inference.fast import FastRCNN
+from resdet.inference.test_time import TestTimeRCNN
+from resdet.types import Batch
 from resdet.visualize import plot_study
 
 BCCD = "configs/bccd_r18.py"
@@ -125,12 +128,16 @@ STUDIES: dict[str, Study] = {
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a row of a study came to."""
+class Tested:
+    """A detector of a study."""
 
     map07: float
     ap50: float
-    stages: Stages
+    network: FastRCNN | TestTimeRCNN
+    batches: Sequence[Batch]
+    """of one image, to time it"""
+    given: float | None
+    """seconds that the proposals of an image took, if the network was given them"""
 
 
 def of_recipe(study: Study, recipe: str) -> Study:
@@ -148,14 +155,14 @@ def check(study: Study, settings: Sequence[str]) -> None:
 
 def run(study: Study, folder: Path, settings: Sequence[str]) -> None:
     """Train the detectors, each with these settings, test them, and leave a table and a picture."""
-    results: dict[str, Result] = {}
+    tested: dict[str, Tested] = {}
     for label, row in study.rows.items():
         trained = train(label, row, settings, folder)
-        results[label] = test(trained, [setting.format(runs=folder) for setting in row.test])
-        text = "\n".join(table(study, results)) + "\n"  # after each row, so that an interrupted study shows some
-        write_text(folder / "table.md", text)
-    print(text)
-    plot_study({label: (result.map07, result.stages) for label, result in results.items()}, folder / "study.png")
+        tested[label] = test(trained, [setting.format(runs=folder) for setting in row.test])
+        write_table(study, tested, {}, folder)  # after each row, so that an interrupted study shows some
+    stages = time(tested)
+    print(write_table(study, tested, stages, folder))
+    plot_study({label: (result.map07, stages[label]) for label, result in tested.items()}, folder / "study.png")
     print(f"The table and the picture of it are in {folder}.")
 
 
@@ -178,30 +185,40 @@ def make_proposals(start: Sequence[str]) -> None:
             propose.main([recipe, *settings, "--method", "selective-search", "--output", path])
 
 
-def test(trained: Path, settings: Sequence[str]) -> Result:
-    """Score a trained detector with these settings, and time its stages one image at a time."""
+def test(trained: Path, settings: Sequence[str]) -> Tested:
+    """Score a trained detector with these settings."""
     config: DetConfig = override(load_model(trained).config, [*settings, "--weights", str(trained)])
     runtime = runtimes.start(config.device, config.solver.precision)
     network, annotations, config = network_and_data(config, runtime)
     found = predict(network, validation_batches(annotations, config, runtime), runtime)
-    scores = report.score([found[index] for index in range(len(annotations))], annotations)
-    figures = scores.figures()
+    figures = report.score([found[index] for index in range(len(annotations))], annotations).figures()
     one_by_one = replace(config, test=replace(config.test, batch_size=1))
-    batches = islice(validation_batches(annotations, one_by_one, runtime), TIMED_BATCHES)
-    stages = time_stages(network, batches, runtime)
+    batches = tuple(islice(validation_batches(annotations, one_by_one, runtime), TIMED_BATCHES))
     given = given_proposals(annotations, config, 1)
-    if given is not None:
-        stages = stages._replace(proposals=given.seconds)
-    return Result(figures["map07"], figures["ap50"], stages)
+    seconds = given.seconds if given else None
+    return Tested(figures["map07"], figures["ap50"], network, batches, seconds)
 
 
-def table(study: Study, results: Mapping[str, Result]) -> Iterator[str]:
-    """Markdown: a row for each detector."""
-    yield f"| | VOC07 mAP | AP50 | proposals (s) | trunk (s) | regions (s) | together (s) | {study.paper} |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for label, result in results.items():
-        seconds = " | ".join(f"{value:.3f}" for value in (*result.stages, result.stages.total))
-        yield (
-            f"| {label} | {100 * result.map07:.1f} | {100 * result.ap50:.1f} | {seconds} "
-            f"| {study.rows[label].paper} |"
-        )
+def time(tested: Mapping[str, Tested]) -> dict[str, Stages]:
+    """The seconds of an image, of all detectors in turns."""
+    stages = dict(zip(tested, time_stages([(one.network, one.batches) for one in tested.values()]), strict=True))
+    return {
+        label: stages[label] if one.given is None else stages[label]._replace(proposals=one.given)
+        for label, one in tested.items()
+    }
+
+
+def write_table(study: Study, tested: Mapping[str, Tested], stages: Mapping[str, Stages], folder: Path) -> str:
+    """Write what there is, as Markdown, to `folder`/table.md → the same."""
+    lines = [
+        f"| | VOC07 mAP | AP50 | proposals (s) | trunk (s) | regions (s) | together (s) | {study.paper} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for label, one in tested.items():
+        times = (*stages[label], stages[label].total) if label in stages else ()
+        seconds = " | ".join(f"{value:.3f}" for value in times) or " | | | "
+        figures = f"{100 * one.map07:.1f} | {100 * one.ap50:.1f}"
+        lines.append(f"| {label} | {figures} | {seconds} | {study.rows[label].paper} |")
+    text = "\n".join(lines) + "\n"
+    write_text(folder / "table.md", text)
+    return text

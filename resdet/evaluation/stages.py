@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
-from resdet.engine.runtime import Runtime
 from resdet.evaluation.predict import to_device
 from resdet.inference.fast import FastRCNN
 from resdet.inference.test_time import TestTimeRCNN
 from resdet.types import Batch
 
 TIMED_BATCHES = 12  # are enough for a table
-T = TypeVar("T")
 
 
 class Stages(NamedTuple):
@@ -36,28 +34,36 @@ class Stages(NamedTuple):
 
 
 @torch.no_grad()
-def time_stages(network: FastRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime) -> Stages:
-    """The medians over the batches; the first one warms up and does not count, unless there is no other."""
+def time_stages(trials: Sequence[tuple[FastRCNN | TestTimeRCNN, Sequence[Batch]]]) -> list[Stages]:
+    """Networks and as many batches for each → the medians of each network over its batches.
 
-    def timed(run: Callable[..., T], *arguments: Any) -> tuple[T, float]:
-        _synchronise(runtime)
-        started = perf_counter()
-        result = run(*arguments)
-        _synchronise(runtime)
-        return result, perf_counter() - started
-
-    network.eval()
-    times = []
-    with torch.autocast(runtime.device.type, enabled=False):
-        for batch in batches:
-            images, sizes, _, given = to_device(batch, runtime.device, with_targets=False)
-            seen, trunk = timed(network.see, images, sizes)
-            rois, proposals = (given, 0.0) if given is not None else timed(network.propose, images, sizes, seen)
-            _, regions = timed(network.detect, seen, rois, sizes)
-            times.append([seconds / len(images) for seconds in (proposals, trunk, regions)])
-    return Stages(*(median(column) for column in zip(*(times[1:] or times), strict=True)))
+    The networks take turns, so that whatever else the machine does slows them alike. The first batch of each warms
+    up and does not count, unless it is the only one.
+    """
+    times: list[list[Stages]] = [[] for _ in trials]
+    for turn in zip(*(batches for _, batches in trials), strict=True):
+        for (network, _), batch, own in zip(trials, turn, times, strict=True):
+            own.append(_time(network.eval(), batch))
+    return [Stages(*map(median, zip(*(own[1:] or own), strict=True))) for own in times]
 
 
-def _synchronise(runtime: Runtime) -> None:
-    if runtime.device.type == "cuda":
-        torch.cuda.synchronize(runtime.device)
+def _time(network: Any, batch: Batch) -> Stages:  # what `see` returns is of the network's own kind
+    device = network.runtime.device
+    images, sizes, _, given = to_device(batch, device, with_targets=False)
+    with torch.autocast(device.type, enabled=False):
+        started = _now(device)
+        seen = network.see(images, sizes)
+        looked = _now(device)
+        rois = network.propose(images, sizes, seen) if given is None else given
+        proposed = _now(device)
+        network.detect(seen, rois, sizes)
+        ended = _now(device)
+    proposals = proposed - looked if given is None else 0.0
+    return Stages(*(seconds / len(images) for seconds in (proposals, looked - started, ended - proposed)))
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when all is done that the device was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
