@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from resdet.cli import alternate, propose, train_det
 from resdet.cli.eval_det import network_and_data
@@ -18,9 +19,6 @@ from resdet.errors import UserError
 from resdet.evaluation import report
 from resdet.evaluation.predict import predict
 from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
-from resdet.inference.fast import FastRCNN
-from resdet.inference.test_time import TestTimeRCNN
-from resdet.types import Batch
 from resdet.visualize import plot_study
 
 BCCD = "configs/bccd_r18.py"
@@ -127,17 +125,11 @@ STUDIES: dict[str, Study] = {
 }
 
 
-@dataclass(frozen=True)
-class Tested:
-    """A detector of a study."""
+class Scores(NamedTuple):
+    """What the detections of a study's detector are worth."""
 
     map07: float
     ap50: float
-    network: FastRCNN | TestTimeRCNN
-    batches: Sequence[Batch]
-    """of one image, to time it"""
-    given: float | None
-    """seconds that the proposals of an image took, if the network was given them"""
 
 
 def of_recipe(study: Study, recipe: str) -> Study:
@@ -155,14 +147,17 @@ def check(study: Study, settings: Sequence[str]) -> None:
 
 def run(study: Study, folder: Path, settings: Sequence[str]) -> None:
     """Train the detectors, each with these settings, test them, and leave a table and a picture."""
-    tested: dict[str, Tested] = {}
+    configs: dict[str, DetConfig] = {}
+    scores: dict[str, Scores] = {}
     for label, row in study.rows.items():
         trained = train(label, row, settings, folder)
-        tested[label] = test(trained, [setting.format(runs=folder) for setting in row.test])
-        write_table(study, tested, {}, folder)  # after each row, so that an interrupted study shows some
-    stages = time(tested)
-    print(write_table(study, tested, stages, folder))
-    plot_study({label: (result.map07, stages[label]) for label, result in tested.items()}, folder / "study.png")
+        to_test = [setting.format(runs=folder) for setting in row.test]
+        configs[label] = override(load_model(trained).config, [*to_test, "--weights", str(trained)])
+        scores[label] = test(configs[label])
+        write_table(study, scores, {}, folder)  # after each row, so that an interrupted study shows some
+    stages = time(configs)
+    print(write_table(study, scores, stages, folder))
+    plot_study({label: (own.map07, stages[label]) for label, own in scores.items()}, folder / "study.png")
     print(f"The table and the picture of it are in {folder}.")
 
 
@@ -185,39 +180,41 @@ def make_proposals(start: Sequence[str]) -> None:
             propose.main([recipe, *settings, "--method", "selective-search", "--output", path])
 
 
-def test(trained: Path, settings: Sequence[str]) -> Tested:
-    """Score a trained detector with these settings."""
-    config: DetConfig = override(load_model(trained).config, [*settings, "--weights", str(trained)])
+def test(config: DetConfig) -> Scores:
+    """Score the trained detector `config.weights`."""
     runtime = runtimes.start(config.device, config.solver.precision)
     network, annotations, config = network_and_data(config, runtime)
     found = predict(network, validation_batches(annotations, config, runtime), runtime)
     figures = report.score([found[index] for index in range(len(annotations))], annotations).figures()
-    one_by_one = replace(config, test=replace(config.test, batch_size=1))
-    batches = tuple(islice(validation_batches(annotations, one_by_one, runtime), TIMED_BATCHES))
-    given = given_proposals(annotations, config, 1)
-    seconds = given.seconds if given else None
-    return Tested(figures["map07"], figures["ap50"], network, batches, seconds)
+    return Scores(figures["map07"], figures["ap50"])
 
 
-def time(tested: Mapping[str, Tested]) -> dict[str, Stages]:
+def time(configs: Mapping[str, DetConfig]) -> dict[str, Stages]:
     """The seconds of an image, of all detectors in turns."""
-    stages = dict(zip(tested, time_stages([(one.network, one.batches) for one in tested.values()]), strict=True))
+    trials, given = [], []
+    for config in configs.values():
+        one_by_one = replace(config, test=replace(config.test, batch_size=1))
+        runtime = runtimes.start(config.device, config.solver.precision)
+        network, annotations, one_by_one = network_and_data(one_by_one, runtime)
+        batches = islice(validation_batches(annotations, one_by_one, runtime), TIMED_BATCHES)
+        trials.append((network, tuple(batches)))
+        given.append(given_proposals(annotations, one_by_one, 1))
     return {
-        label: stages[label] if one.given is None else stages[label]._replace(proposals=one.given)
-        for label, one in tested.items()
+        label: stages._replace(proposals=own.seconds) if own else stages
+        for label, stages, own in zip(configs, time_stages(trials), given, strict=True)
     }
 
 
-def write_table(study: Study, tested: Mapping[str, Tested], stages: Mapping[str, Stages], folder: Path) -> str:
+def write_table(study: Study, scores: Mapping[str, Scores], stages: Mapping[str, Stages], folder: Path) -> str:
     """Write what there is, as Markdown, to `folder`/table.md → the same."""
     lines = [
         f"| | VOC07 mAP | AP50 | proposals (s) | trunk (s) | regions (s) | together (s) | {study.paper} |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for label, one in tested.items():
+    for label, own in scores.items():
         times = (*stages[label], stages[label].total) if label in stages else ()
         seconds = " | ".join(f"{value:.3f}" for value in times) or " | | | "
-        figures = f"{100 * one.map07:.1f} | {100 * one.ap50:.1f}"
+        figures = " | ".join(f"{100 * value:.1f}" for value in own)
         lines.append(f"| {label} | {figures} | {seconds} | {study.rows[label].paper} |")
     text = "\n".join(lines) + "\n"
     write_text(folder / "table.md", text)
