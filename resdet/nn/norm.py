@@ -20,6 +20,7 @@ from resdet import ops
 from resdet.errors import UserError
 
 Norm = Callable[[int], nn.Module]
+FAR = 100.0  # (mean − pivot)² over the variance beyond which float32 sums lose the variance's fifth digit
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -61,16 +62,23 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         if not self.training and not torch.is_grad_enabled():
             return _frozen(self, x, added, relu)
-        if not (self.training and (_several_processes() or (_fuses(x, added) and x.numel() > x.shape[1]))):
+        if not (self.training and (_several_processes() or (_fuses(x, added) and x.numel() != x.shape[1]))):
             return _finish(super().forward(x), added, relu)
         y, mean, var, count = _BatchNorm.apply(x, added, self.weight, self.bias, self.running_mean, self.eps, relu)
-        with torch.no_grad():
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var * (count / (count - 1)), share)
+        self._update(mean, var, count)
         return y
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Move the running statistics towards those of a batch; one or no value of a channel has no variance."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        counts = count > 1
+        self.num_batches_tracked.add_(counts)
+        share = 1 / max(self.num_batches_tracked.item(), 1) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(torch.where(counts, mean, self.running_mean), share)
+        unbiased = var * (count / (count - 1))
+        self.running_var.lerp_(torch.where(counts, unbiased, self.running_var), share)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -126,10 +134,7 @@ class _Affine(torch.autograd.Function):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """y = ReLU(γ (x − mean) / √(var + ε) + β + added) over the batches of all processes (Ioffe and Szegedy 2015).
-
-    The sums over the batch are taken around `pivot`, a guess of the mean, for precision.
-    """
+    """y = ReLU(γ (x − mean) / √(var + ε) + β + added) over all processes' batches (Ioffe and Szegedy 2015)."""
 
     @staticmethod
     def forward(
@@ -141,32 +146,48 @@ class _BatchNorm(torch.autograd.Function):
         pivot: Tensor,
         eps: float,
         relu: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-        """(N, C, H, W) twice and (C,) thrice → y, and mean, biased variance (C,) and count over all processes"""
-        count = x.numel() // x.shape[1]
-        ctx.count = _over_processes(gamma.new_tensor([count])) if _several_processes() else count
-        shifted, squared = _over_processes(ops.channel_sums(None, None, x, pivot)) / ctx.count  # (C,), (C,)
-        mean, var = pivot + shifted, (squared - shifted.square()).clamp(min=0)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(N, C, H, W) twice and (C,) thrice → y, and mean, biased variance (C,) and count () over all processes"""
+        count = _over_processes(gamma.new_tensor(x.numel() // x.shape[1]))
+        mean, var = _statistics(x, pivot, count)
         deviation = torch.rsqrt(var + eps)
         scale = gamma * deviation
         y = ops.affine(x, added, scale, beta - mean * scale, relu)
-        ctx.save_for_backward(x, mean, deviation, scale, *[y] * relu)
-        ctx.mark_non_differentiable(mean, var)
-        return y, mean, var, ctx.count
+        # Outputs are saved here, not as attributes: ctx would keep them, and they keep ctx.
+        ctx.save_for_backward(x, count, mean, deviation, scale, *[y] * relu)
+        ctx.mark_non_differentiable(mean, var, count)
+        return y, mean, var, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x and of what was added, of all processes' losses, and of γ and β, of this process's."""
-        x, mean, deviation, scale, *rectified = ctx.saved_tensors
+        x, count, mean, deviation, scale, *rectified = ctx.saved_tensors
         gradient, output = gradient.to(x.dtype), rectified[0] if rectified else None
         sums = ops.channel_sums(gradient, output, x, mean)  # Σ g, Σ g (x − mean) of this process
-        total, product = _over_processes(sums) / ctx.count
+        total, product = _over_processes(sums) / count.clamp(min=1)
         slope = -scale * deviation.square() * product  # through the variance
         offset = -scale * total - slope * mean  # through the mean
         with_added = ctx.needs_input_grad[1]
         for_x, for_added = ops.affine_gradient(gradient, output, x, scale, slope, offset, with_added)
         return for_x, for_added if with_added else None, sums[1] * deviation, sums[0], None, None, None
+
+
+def _statistics(x: Tensor, pivot: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of the `count` values of each channel over all processes.
+
+    The sums are taken around `pivot`, a guess of the mean. Where it is so far off that the variance would be a
+    small difference of large numbers, they are taken again around the mean just found.
+    """
+    for _ in range(2):
+        shifted, squared = _over_processes(ops.channel_sums(None, None, x, pivot)) / count.clamp(
+            min=1
+        )  # (C,), (C,)
+        mean, var = pivot + shifted, (squared - shifted.square()).clamp(min=0)
+        if not (shifted.square() > FAR * var).any():
+            break
+        pivot = mean
+    return mean, var
 
 
 def _several_processes() -> bool:

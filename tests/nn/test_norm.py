@@ -1,6 +1,8 @@
 """resdet.nn.norm against torch's batch normalisation."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from reference import batch_norm_literal
 from torch import nn
 
 from resdet.errors import UserError
+from resdet.nn import norm as norm_module
 from resdet.nn.norm import NORMS, FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d, freeze, recalibrate
 from resdet.nn.resnet import ResNet
 
@@ -65,6 +68,63 @@ def test_sync_batch_on_one_process_equals_batch_norm(dtype, training):
         tolerance = 1e-4 if dtype == torch.float32 else 1e-9
         torch.testing.assert_close(results[1], results[0], rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+@pytest.fixture
+def several_processes(monkeypatch):
+    """This process takes itself for one of several, of which the others have no regions."""
+    monkeypatch.setattr(norm_module, "_several_processes", lambda: True)
+    monkeypatch.setattr(norm_module.dist, "all_reduce", lambda x: None)
+
+
+@pytest.mark.usefixtures("several_processes")
+def test_a_step_leaves_nothing_to_the_garbage_collector():
+    """A cycle through autograd's nodes would keep the maps of every step until a collection, or for ever."""
+    norm, nodes = SyncBatchNorm2d(6), []
+    gc.disable()
+    try:
+        for _ in range(3):
+            y = norm(torch.randn(2, 6, 5, 5, requires_grad=True), None, True)
+            nodes.append(weakref.ref(y.grad_fn))
+            y.sum().backward()
+            del y
+        assert [node() for node in nodes] == [None] * 3
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("mean", [1000, -30_000])
+def test_a_batch_far_from_the_running_mean_is_normalised_as_torch_does(mean, momentum):
+    ours, theirs, exact = SyncBatchNorm2d(6), nn.BatchNorm2d(6), nn.BatchNorm2d(6).double()
+    for norm in (ours, theirs, exact):
+        norm.momentum = momentum
+    x = torch.randn(8, 6, 14, 14) + mean
+    expected = exact(x.double())
+    error, usual = ((norm(x) - expected).abs().max() for norm in (ours, theirs))
+    assert error < 2 * usual
+    torch.testing.assert_close(ours.running_var.double(), exact.running_var, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_an_empty_batch_updates_nothing(several, momentum, request):
+    if several:
+        request.getfixturevalue("several_processes")
+    norm = random_batch_norm(6, SyncBatchNorm2d)
+    norm.momentum = momentum
+    before = copy.deepcopy(norm.state_dict())
+    norm(torch.zeros(0, 6, 7, 7, requires_grad=True)).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+    assert torch.equal(norm.weight.grad, torch.zeros(6)) and torch.equal(norm.bias.grad, torch.zeros(6))
+
+
+@pytest.mark.usefixtures("several_processes")
+def test_one_value_of_a_channel_has_no_variance_to_update():
+    norm = random_batch_norm(6, SyncBatchNorm2d)
+    before = copy.deepcopy(norm.state_dict())
+    norm(torch.randn(1, 6, 1, 1, requires_grad=True)).sum().backward()
+    assert torch.equal(norm.running_var, before["running_var"]) and norm.weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("relu", [False, True])
