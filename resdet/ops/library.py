@@ -6,6 +6,7 @@ The schemas are in csrc/library.cpp.
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ def _load() -> set[str]:
 
 DEVICES = _load()
 HAS_TILES: bool = "cpu" in DEVICES and OPS.has_tiles()
+
+
+@torch.compiler.assume_constant_result
+@cache
+def runs_on_gpu(index: int) -> bool:
+    """Whether the CUDA operators were compiled for this GPU; if not, that is said once and torchvision's serve."""
+    runs = bool(OPS.runs_on_gpu(index))
+    if not runs:
+        logging.getLogger("resdet").warning(
+            "The CUDA operators were not compiled for GPU %d: torchvision's are used instead. Install resdet again "
+            "on this machine, or with TORCH_CUDA_ARCH_LIST set to its compute capability.",
+            index,
+        )
+    return runs
 
 
 def _pooled(size: int, stride: int) -> int:

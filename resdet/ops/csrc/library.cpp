@@ -27,4 +27,5 @@ STABLE_TORCH_LIBRARY(resdet, m) {
   m.def("winograd(Tensor x, Tensor weights, Tensor bias, Tensor? added, bool relu) -> Tensor");
   m.def("instruction_set() -> int");
   m.def("has_tiles() -> bool");
+  m.def("runs_on_gpu(int index) -> bool");
 }

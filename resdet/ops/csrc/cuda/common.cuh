@@ -36,15 +36,23 @@ void dispatch(torch::headeronly::ScalarType type, const F& run) {
 // torch's current stream on the tensor's device, which becomes the current one as long as this lives.
 class Launch {
  public:
-  explicit Launch(const torch::stable::Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit Launch(const torch::stable::Tensor& tensor)
+      : guard_(tensor.get_device_index()), device_(tensor.get_device_index()) {
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
   cudaStream_t stream() const { return stream_; }
 
+  // Refuse a tensor elsewhere: its kernels would read another memory.
+  void check(const torch::stable::Tensor& tensor, const char* name) const {
+    STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == device_, name,
+                    " must be on the same GPU as the tensor that comes first.");
+  }
+
  private:
   torch::stable::accelerator::DeviceGuard guard_;
+  int32_t device_;
   cudaStream_t stream_;
 };
 
