@@ -130,7 +130,7 @@ def roi_pool_literal(features, rois, image_index, size, scale):
                         for x in range(x1 + j * columns // size, x1 - (-(j + 1) * columns // size)):
                             if 0 <= y < height and 0 <= x < width:
                                 inside.append(features[n, c, y, x].item())
-                    pooled[r, c, i, j] = max(inside, default=0.0)
+                    pooled[r, c, i, j] = max(inside, key=lambda x: (x != x, x), default=0.0)  # NaN is the largest
     return pooled
 
 

@@ -1,6 +1,7 @@
 """resdet.ops against literal loops, numeric gradients, and the GPU against the CPU."""
 
 import runpy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ ROIS = {
     "beyond the border": [300.0, 300, 400, 400],
     "left of the image": [-200.0, -100, -120, -60],
     "narrow": [3.0, 70, 170, 75],
+    "corners exchanged": [130.2, 99.1, 20.3, 17.9],
 }
 
 
@@ -317,6 +319,55 @@ def test_suppression_equals_torchvision(count, spread, dtype):
         assert torch.equal(ops.nms(boxes, scores, threshold), expected)
 
 
+@compiled
+@pytest.mark.parametrize("shape", [(2, 0, 5, 5), (2, 3, 0, 0), (2, 3, 0, 4), (2, 3, 4, 0)])
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_pooling_of_a_map_without_channels_or_cells_gives_zeros(op, shape):
+    features = torch.zeros(shape, requires_grad=True)
+    result = op(features, torch.tensor([[0.0, 0, 50, 50], [300, 300, 9, 9]]), torch.tensor([0, 1]), 2, SCALE)
+    assert torch.equal(result, torch.zeros(2, shape[1], 2, 2))
+    result.sum().backward()
+    assert features.grad.shape == shape
+
+
+@compiled
+def test_a_nan_between_the_samples_of_a_wide_bin_does_not_count():
+    features = torch.ones(1, 1, 1, 16)
+    features[..., 7] = float("nan")  # samples at 3.5 and 11.5 read cells 3, 4, 11 and 12
+    wide = torch.tensor([[0.0, 0, 256, 16]])
+    assert ops.roi_align(features, wide, torch.tensor([0]), 1, SCALE, 2).item() == 1
+    features[..., 4] = float("nan")
+    assert ops.roi_align(features, wide, torch.tensor([0]), 1, SCALE, 2).isnan()
+
+
+@compiled
+def test_roi_pooling_s_gradient_refuses_cells_of_another_type_or_map():
+    gradient, rois = torch.ones(1, 3, 2, 2), torch.tensor([[0.0, 0, 60, 60]])
+    arguments = (rois, torch.tensor([0]), [1, 3, 4, 4], 2, SCALE, 1)
+    with pytest.raises(RuntimeError, match="int32"):
+        library.OPS.roi_pool_backward(gradient, torch.zeros(1, 3, 2, 2).long(), *arguments)
+    for cell in (16, 1 << 30, -2):
+        with pytest.raises(RuntimeError, match="not on the feature map"):
+            library.OPS.roi_pool_backward(gradient, torch.full((1, 3, 2, 2), cell).int(), *arguments)
+
+
+@compiled
+def test_too_many_samples_are_refused():
+    with pytest.raises(RuntimeError, match="at most 1024"):
+        ops.roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), torch.tensor([0]), 2, SCALE, 1 << 40)
+
+
+def test_operators_of_another_gpu_architecture_are_left_aside(monkeypatch, caplog):
+    built_for = SimpleNamespace(runs_on_gpu=lambda index: index == 1)
+    monkeypatch.setattr(library, "OPS", built_for)
+    monkeypatch.setattr(library, "DEVICES", {"cpu", "cuda"})
+    library.runs_on_gpu.cache_clear()
+    served = [ops._served(SimpleNamespace(device=torch.device("cuda", index))) for index in (0, 0, 1)]
+    library.runs_on_gpu.cache_clear()
+    assert served == [False, False, True]
+    assert caplog.text.count("not compiled for GPU 0") == 1
+
+
 def test_the_module_says_what_was_compiled(capsys):
     runpy.run_module("resdet.ops", run_name="__main__")
     out = capsys.readouterr().out
@@ -371,3 +422,42 @@ def test_nms_on_the_gpu_equals_the_cpu(random_boxes, count, max_output):
     assert torch.equal(ops.nms(boxes.cuda(), scores.cuda(), 0.5, max_output).cpu(), on_cpu)
     on_cpu = ops.batched_nms(boxes, scores, labels, 0.5, max_output)
     assert torch.equal(ops.batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.5, max_output).cpu(), on_cpu)
+
+
+built_for_gpus = pytest.mark.skipif(
+    "cuda" not in library.DEVICES, reason="the CUDA operators were not compiled here"
+)
+
+
+@gpu_test
+@built_for_gpus
+def test_tensors_elsewhere_are_refused_on_the_gpu():
+    maps, (rois, index), scores = torch.randn(2, 8, 10, 8).cuda(), wild_regions(), torch.rand(9)
+    for op in (ops.roi_align, ops.roi_pool):
+        for wrong in ((rois, index.cuda()), (rois.cuda(), index)):
+            with pytest.raises(RuntimeError, match="same GPU"):
+                op(maps, *wrong, 7, SCALE)
+    with pytest.raises(RuntimeError, match="same GPU"):
+        ops.nms(rois.cuda(), scores, 0.5)
+    with pytest.raises(RuntimeError, match="same GPU"):
+        ops.batched_nms(rois.cuda(), scores.cuda(), index, 0.5)
+
+
+@gpu_test
+@pytest.mark.parametrize("op", [ops.roi_pool, ops.roi_align])
+def test_a_map_may_start_anywhere_in_the_gpu_s_memory(op):
+    maps, (rois, index) = torch.randn(2, 10, 8, 8).cuda(), wild_regions()
+    view = torch.empty(maps.numel() + 1, device="cuda")[1:].view_as(maps).copy_(maps).permute(0, 3, 1, 2)
+    whole = maps.permute(0, 3, 1, 2).contiguous()
+    found, expected = (op(x, rois.cuda(), index.cuda(), 7, SCALE) for x in (view, whole))
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@gpu_test
+@built_for_gpus
+def test_warping_many_regions_takes_little_memory_beside_its_result():
+    image, corner = torch.randn(1, 3, 600, 1000).cuda(), torch.rand(2000, 2).cuda() * 500
+    rois = torch.cat([corner, corner + 90], 1)
+    torch.cuda.reset_peak_memory_stats()
+    warped = ops.roi_align(image, rois, torch.zeros(2000, dtype=torch.int64).cuda(), 224, 1.0)
+    assert torch.cuda.max_memory_allocated() < warped.numel() * 4 + (1 << 28)

@@ -71,6 +71,26 @@ def test_the_affine_map_and_its_gradient_equal_autograd(with_added, relu, channe
     torch.testing.assert_close(for_x.double(), expected, **tolerance)
 
 
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("shape", [(2, 0, 3, 3), (0, 5, 3, 3), (2, 5, 0, 3), (0, 0, 0, 0)])
+def test_what_follows_a_convolution_of_nothing(shape):
+    x, scale = torch.zeros(shape), torch.ones(shape[1])
+    assert torch.equal(ops.channel_sums(None, None, x, scale), torch.zeros(2, shape[1]))
+    assert ops.affine(x, x, scale, scale, True).shape == shape
+    for_x, for_added = ops.affine_gradient(x, x, x, scale, scale, scale, True)
+    assert for_x.shape == for_added.shape == shape
+
+
+@pytest.mark.usefixtures("kernels")
+def test_where_a_relu_gave_nan_the_gradient_goes_on():
+    output, gradient = torch.tensor([float("nan"), 0.0, 2.0, -0.0]), torch.tensor([1.0, float("inf"), 3.0, 4.0])
+    shape, one = (1, 1, 2, 2), torch.ones(1)
+    for_x, for_added = ops.affine_gradient(gradient.view(shape), output.view(shape), None, one, with_added=True)
+    assert for_x.flatten().tolist() == for_added.flatten().tolist() == [1, 0, 3, 0]
+    sums = ops.channel_sums(gradient.view(shape), output.view(shape), torch.zeros(shape), torch.zeros(1))
+    assert sums.flatten().tolist() == [4, 0]
+
+
 SHAPES = [  # maps, input and output channels, height, width, kernel, stride
     (3, 16, 16, 5, 7, 3, 1),
     (2, 16, 32, 33, 32, 3, 2),
@@ -201,6 +221,12 @@ def test_the_convolution_of_nothing():
     result = ops.conv2d(x, weight, 2)
     result.sum().backward()
     assert result.shape == (0, 32, 4, 4) and x.grad.shape == x.shape and (weight.grad == 0).all()
+    for shape in [(2, 16, 5, 0), (2, 16, 0, 5), (2, 0, 5, 5)]:
+        for kernel in (1, 3):
+            x = torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True)
+            weight = torch.randn(32, shape[1], kernel, kernel, requires_grad=True)
+            ops.conv2d(x, weight, 1).sum().backward()
+            assert x.grad.shape == shape and (weight.grad == 0).all()
 
 
 @tiles
@@ -311,5 +337,7 @@ def test_wrong_operands_of_winograd_s_convolution_are_refused(x, terms, bias, ad
 def test_winograd_s_convolution_of_nothing_and_its_registration():
     terms, bias = torch.randn(36, 16, 32), torch.randn(32)
     assert ops.winograd(torch.zeros(0, 16, 5, 5), terms, bias, None, True).shape == (0, 32, 5, 5)
+    assert ops.winograd(torch.zeros(2, 0, 5, 5), terms[:, :0], bias, None, False)[0, :, 1, 1].equal(bias)
+    assert ops.winograd(torch.zeros(2, 0, 5, 5), terms[:, :0, :0], bias[:0], None, True).shape == (2, 0, 5, 5)
     x, added = torch.randn(2, 16, 5, 5), torch.randn(2, 32, 5, 5)
     torch.library.opcheck(library.OPS.winograd, (x, terms, bias, added, True))

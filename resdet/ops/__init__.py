@@ -20,7 +20,8 @@ def roi_pool(
     """RoI max pooling (Fast R-CNN §2.1).
 
     A region's corners are rounded to cells, halves away from zero (``floor(x·scale + 0.5)``), the last cell
-    included; it is divided into S × S bins whose borders are rounded outwards; an empty bin gives 0.
+    included; it is divided into S × S bins whose borders are rounded outwards; an empty bin gives 0. A bin that
+    holds NaN gives NaN, as torch's pooling does (torchvision's operator passes over it).
 
     Args:
         features: (N, C, H, W)
@@ -106,7 +107,7 @@ def channel_sums(gradient: Tensor | None, output: Tensor | None, x: Tensor, pivo
 
     Args:
         gradient: (N, C, H, W), which is a; nothing stands for x − pivot
-        output: (N, C, H, W): where a rectified output is not above zero, the gradient does not count
+        output: (N, C, H, W): where a rectified output is zero, the gradient does not count
         x: (N, C, H, W), of the same type
         pivot: (C,)
 
@@ -185,7 +186,8 @@ def conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def winograd(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
     """ReLU(conv3×3(x) + bias + added) at stride 1 with padding, with a quarter of the multiplications; on a CPU.
 
-    Only where `own` says so; Lavin and Gray 2016, F(4×4, 3×3). No gradient flows through it.
+    Only where `own` says so; Lavin and Gray 2016, F(4×4, 3×3). No gradient flows through it. An input that is NaN
+    or infinite makes NaN of every output in the tiles of 4×4 whose windows hold it, not of the nine around it only.
 
     Args:
         x: (N, C, H, W) float32
@@ -220,7 +222,7 @@ def own(x: Tensor) -> bool:
 
 def _served(x: Tensor) -> bool:
     """Whether our own region operators serve this tensor's device."""
-    return x.device.type in library.DEVICES
+    return x.device.type in library.DEVICES and (x.device.type != "cuda" or library.runs_on_gpu(x.device.index))
 
 
 def _typed(x: Tensor) -> Tensor:
@@ -229,8 +231,8 @@ def _typed(x: Tensor) -> Tensor:
 
 
 def _masked(gradient: Tensor, output: Tensor | None) -> Tensor:
-    """The gradient, where a rectified output is above zero."""
-    return gradient if output is None else gradient * (output > 0)
+    """The gradient, where a rectified output is above zero, or is NaN."""
+    return gradient if output is None else gradient.masked_fill(output <= 0, 0)
 
 
 def _limit(max_output: int | None) -> int:

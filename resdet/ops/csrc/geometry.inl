@@ -53,13 +53,20 @@ RESDET_FUNCTION bool align_samples(const Regions<A>& regions, const Cells<A>& ce
 }
 
 // One bin along one axis: how much each cell of the map counts in it. The bilinear weights of the bin's samples are
-// merged and divided by their number: weights[i] is that of cell low + i, for i below count.
+// merged and divided by their number: weights[i] is that of cell low + i, for i below count. A negative weight marks a
+// cell between samples that none of them reads: whatever it holds, even NaN, does not count.
 template <typename A>
 RESDET_FUNCTION void fill_bin(A* weights, int64_t& low, int64_t& count, A start, A bin, int64_t p, int64_t samples,
                               int64_t length) {
   low = length;
+  count = 0;
+  if (length == 0) return;
   int64_t high = -1;
-  const A first = start + p * bin, step = bin / samples;
+  A first = start + p * bin, step = bin / samples;
+  if (step < 0) {  // the box's corners are exchanged: the same samples from the other end
+    first += bin;
+    step = -step;
+  }
   // Samples beyond the map count as zero; of a box that reaches far beyond it, most are not even looked at.
   int64_t from = 0, to = samples;
   if (step > 0 && samples > 4 * (length + 4)) {
@@ -82,7 +89,7 @@ RESDET_FUNCTION void fill_bin(A* weights, int64_t& low, int64_t& count, A start,
       low = high = cell;
       weights[0] = 0;
     }
-    while (high < last) weights[++high - low] = 0;
+    for (; high < last; ++high) weights[high + 1 - low] = high + 1 < cell ? A(-1) : A(0);
     weights[cell - low] += 1 - next;
     weights[last - low] += next;
   }

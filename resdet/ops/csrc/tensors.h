@@ -58,7 +58,14 @@ inline void check_regions(const torch::stable::Tensor& rois, const torch::stable
   STD_TORCH_CHECK(image_index.scalar_type() == torch::headeronly::ScalarType::Long, "The image index must be int64.");
   STD_TORCH_CHECK(pooling.size > 0 && pooling.size <= kMaxBins && pooling.stride > 0,
                   "The size must be 1 to 256 and the stride at least 1.");
+  STD_TORCH_CHECK(pooling.sampling_ratio <= kMaxSamples, "The sampling ratio must be at most 1024.");
   STD_TORCH_CHECK(shape[2] * shape[3] < (int64_t(1) << 31), "The feature map has too many cells.");
+}
+
+// cells: of each pooled number, where it was found, as RoI pooling returns them.
+inline void check_cells(const torch::stable::Tensor& cells, const torch::stable::Tensor& gradient) {
+  STD_TORCH_CHECK(shape_of(gradient) == shape_of(cells), "Each gradient must have its cell.");
+  STD_TORCH_CHECK(cells.scalar_type() == torch::headeronly::ScalarType::Int, "The cells must be int32.");
 }
 
 // The regions as the kernels take them, and the memory that they point to.

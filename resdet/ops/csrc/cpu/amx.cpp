@@ -26,7 +26,7 @@ constexpr int kSums = 3;
 
 template <int kId>
 RESDET_INLINE void tile_load(const void* from, int64_t bytes) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(bytes), "i"(kId));
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(bytes), "i"(kId) : "memory");
 }
 template <int kId>
 RESDET_INLINE void tile_store(void* to, int64_t bytes) {

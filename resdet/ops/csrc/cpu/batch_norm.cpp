@@ -52,6 +52,7 @@ T* moved(T* at, int64_t elements) {
 // Call run(part, first row, rows) for all parts of x's N·H·W rows, on all threads. Parts start at multiples of 64 rows.
 template <typename F>
 void for_parts(const Tensor& x, const F& run) {
+  if (x.numel() == 0) return;
   const int64_t rows = x.size(0) * x.size(2) * x.size(3), share = ((rows + kParts - 1) / kParts + 63) / 64 * 64;
   resdet::for_pieces(kParts, [&](int64_t part) {
     const int64_t start = part * share;
@@ -59,7 +60,7 @@ void for_parts(const Tensor& x, const F& run) {
   });
 }
 
-// (N, C, H, W) thrice, (C,) → (2, C): Σ a and Σ a·(x − pivot), a being the gradient where the output is above zero; no
+// (N, C, H, W) thrice, (C,) → (2, C): Σ a and Σ a·(x − pivot), a being the gradient where the output is not zero; no
 // gradient stands for x − pivot
 Tensor channel_sums(std::optional<Tensor> gradient, std::optional<Tensor> output, const Tensor& x,
                     const Tensor& pivot) {
@@ -111,7 +112,7 @@ Tensor affine(const Tensor& x, std::optional<Tensor> added, const Tensor& scale,
   return result;
 }
 
-// The gradients of x, g·scale + x·slope + offset, and of `added`, g, where g is the gradient where the output is above
+// The gradients of x, g·scale + x·slope + offset, and of `added`, g, where g is the gradient where the output is not
 // zero. Without x: g·scale.
 std::tuple<Tensor, Tensor> affine_gradient(const Tensor& gradient, std::optional<Tensor> output,
                                            std::optional<Tensor> x, const Tensor& scale, std::optional<Tensor> slope,

@@ -93,11 +93,12 @@ int64_t rows_at_a_time(const Grid& grid, int64_t channels, int64_t pieces) {
 
 Tensor convolve(const Tensor& x, const Tensor& weight, const Grid& grid, int64_t dilation, int64_t stride,
                 bool transposed) {
-  const Tensor maps = resdet::channels_last(x);
   const int64_t inputs = weight.size(transposed ? 0 : 1), outputs = weight.size(transposed ? 1 : 0);
-  const auto weights = pack(weight, grid, transposed);
   Tensor result = new_maps(x, {grid.images, outputs, ceil_div(grid.height, stride), ceil_div(grid.width, stride)},
                            ScalarType::BFloat16);
+  if (result.numel() == 0 || inputs == 0) return torch::stable::zero_(result);
+  const Tensor maps = resdet::channels_last(x);
+  const auto weights = pack(weight, grid, transposed);
   const int64_t rows = rows_at_a_time(grid, inputs, 16 * torch::stable::get_num_threads());
   resdet::for_pieces(ceil_div(grid.rows(), rows), [&](int64_t i) {
     amx::convolve(grid, {i * rows, std::min(grid.rows(), (i + 1) * rows)}, elements(maps), inputs, dilation,
@@ -129,6 +130,8 @@ Tensor conv2d_weight_gradient(const Tensor& gradient, const Tensor& x, int64_t k
   check_gradient(gradient, x.size(0), x.size(2), x.size(3), stride);
   const Tensor from = resdet::channels_last(gradient), maps = resdet::channels_last(x);
   const int64_t inputs = x.size(1), outputs = gradient.size(1), taps = kernel * kernel;
+  Tensor result = new_maps(x, {outputs, inputs, kernel, kernel}, ScalarType::Float);
+  if (result.numel() == 0 || x.numel() == 0) return torch::stable::zero_(result);
   const Grid grid{x.size(0), x.size(2), x.size(3), kernel};
   const int64_t chunks = ceil_div(inputs, kChunk), parts = std::max<int64_t>(1, kPieces / chunks);
   const int64_t part_rows = ceil_div(grid.rows(), parts), size = taps * inputs * outputs;
@@ -148,7 +151,6 @@ Tensor conv2d_weight_gradient(const Tensor& gradient, const Tensor& x, int64_t k
     }
   });
   // (parts, chunk, k, k, channels / 16, outputs / 16, 16, 16) → (outputs, k, k, inputs)
-  Tensor result = new_maps(x, {outputs, inputs, kernel, kernel}, ScalarType::Float);
   float* to = static_cast<float*>(result.data_ptr());
   resdet::for_pieces(taps * inputs / 16, [&](int64_t i) {
     const int64_t tap = i / (inputs / 16), input = i % (inputs / 16) * 16;

@@ -13,7 +13,8 @@ struct bfloat16 {
   uint16_t bits;
 };
 
-constexpr int64_t kMaxBins = 256;  // along a side: R-CNN warps regions to 227 pixels
+constexpr int64_t kMaxBins = 256;      // along a side: R-CNN warps regions to 227 pixels
+constexpr int64_t kMaxSamples = 1024;  // along a side of a bin
 
 // A pooling of R regions from N maps.
 template <typename A>
@@ -55,7 +56,7 @@ struct Maps {
   template <typename T, typename A>                                                                            \
   void pool_forward(const Regions<A>&, const T* maps, T* pooled, int32_t* cells, int64_t first, int64_t last); \
   template <typename T, typename A>                                                                            \
-  void pool_backward(const Regions<A>&, const T* gradient, const int32_t* cells, A* maps_gradient,             \
+  bool pool_backward(const Regions<A>&, const T* gradient, const int32_t* cells, A* maps_gradient,             \
                      int64_t first_channel, int64_t last_channel);                                             \
   template <typename T, typename A>                                                                            \
   void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows,              \

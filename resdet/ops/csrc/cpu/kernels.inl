@@ -75,10 +75,13 @@ template <typename T, typename A>
 inline __attribute__((always_inline)) void sum_bin(const Regions<A>& regions, const Tables<A>& tables, const T* map,
                                                    int64_t py, int64_t px, int64_t c, int64_t n, A* sum) {
   for (int64_t k = 0; k < n; ++k) sum[k] = 0;
+  const A *weights_y = tables.y + py * regions.height, *weights_x = tables.x + px * regions.width;
   for (int64_t i = 0; i < tables.count_y[py]; ++i) {
+    if (weights_y[i] < 0) continue;
     const T* row = map + (tables.low_y[py] + i) * regions.width * regions.channels;
     for (int64_t j = 0; j < tables.count_x[px]; ++j) {
-      const A weight = tables.y[py * regions.height + i] * tables.x[px * regions.width + j];
+      if (weights_x[j] < 0) continue;
+      const A weight = weights_y[i] * weights_x[j];
       A values[kBlock];
       load(row + (tables.low_x[px] + j) * regions.channels + c, values, n);
       for (int64_t k = 0; k < n; ++k) sum[k] += weight * values[k];
@@ -125,16 +128,20 @@ void align_backward(const Regions<A>& regions, const T* gradient, A* maps_gradie
     if (!fill(tables, regions, r, workspace)) continue;
     A* map = maps_gradient + regions.image[r] * regions.height * regions.width * channels;
     for (int64_t py = 0; py < bins; ++py) {
+      const A* weights_y = tables.y + py * regions.height;
       for (int64_t px = 0; px < bins; ++px) {
+        const A* weights_x = tables.x + px * regions.width;
         const T* from = gradient + ((r * bins + py) * bins + px) * channels;
         for (int64_t c = first_channel; c < last_channel; c += kBlock) {
           const int64_t n = at_most(kBlock, last_channel - c);
           A values[kBlock];
           load(from + c, values, n);
           for (int64_t i = 0; i < tables.count_y[py]; ++i) {
+            if (weights_y[i] < 0) continue;
             A* row = map + ((tables.low_y[py] + i) * regions.width + tables.low_x[px]) * channels + c;
             for (int64_t j = 0; j < tables.count_x[px]; ++j) {
-              const A weight = tables.y[py * regions.height + i] * tables.x[px * regions.width + j];
+              if (weights_x[j] < 0) continue;
+              const A weight = weights_y[i] * weights_x[j];
               A* to = row + j * channels;
               for (int64_t k = 0; k < n; ++k) to[k] += weight * values[k];
             }
@@ -149,12 +156,14 @@ void align_backward(const Regions<A>& regions, const T* gradient, A* maps_gradie
 
 namespace {
 
+// The largest value of a bin and its cell; NaN is larger than any number, as in torch's pooling. An empty bin has 0.
 template <typename T, typename A>
 inline __attribute__((always_inline)) void max_bin(const Regions<A>& regions, const T* map, const int64_t* range,
                                                    int64_t c, int64_t n, A* best, int32_t* cell) {
+  const bool empty = range[0] >= range[1] || range[2] >= range[3];
   for (int64_t k = 0; k < n; ++k) {
-    best[k] = -__builtin_inf();
-    cell[k] = -1;
+    best[k] = empty ? A(0) : -A(__builtin_inf());
+    cell[k] = empty ? -1 : static_cast<int32_t>(range[0] * regions.width + range[2]);
   }
   for (int64_t y = range[0]; y < range[1]; ++y) {
     for (int64_t x = range[2]; x < range[3]; ++x) {
@@ -162,13 +171,12 @@ inline __attribute__((always_inline)) void max_bin(const Regions<A>& regions, co
       A values[kBlock];
       load(map + here * regions.channels + c, values, n);
       for (int64_t k = 0; k < n; ++k) {
-        const bool better = values[k] > best[k];
+        const bool better = (values[k] > best[k]) | (values[k] != values[k]);
         best[k] = better ? values[k] : best[k];
         cell[k] = better ? here : cell[k];
       }
     }
   }
-  for (int64_t k = 0; k < n; ++k) best[k] = cell[k] < 0 ? A(0) : best[k];
 }
 
 }  // namespace
@@ -205,10 +213,13 @@ void pool_forward(const Regions<A>& regions, const T* maps, T* pooled, int32_t* 
   }
 }
 
+// False if a cell is none of the map's.
 template <typename T, typename A>
-void pool_backward(const Regions<A>& regions, const T* gradient, const int32_t* cells,
-                   A* maps_gradient, int64_t first_channel, int64_t last_channel) {
+bool pool_backward(const Regions<A>& regions, const T* gradient, const int32_t* cells, A* maps_gradient,
+                   int64_t first_channel, int64_t last_channel) {
   const int64_t channels = regions.channels, bins = regions.pooled * regions.pooled;
+  const int64_t last_cell = regions.height * regions.width - 1;
+  bool known = true;
   for (int64_t r = 0; r < regions.count; ++r) {
     A* map = maps_gradient + regions.image[r] * regions.height * regions.width * channels;
     for (int64_t b = 0; b < bins; ++b) {
@@ -219,11 +230,13 @@ void pool_backward(const Regions<A>& regions, const T* gradient, const int32_t* 
         load(gradient + at + c, values, n);
         for (int64_t k = 0; k < n; ++k) {
           const int32_t cell = cells[at + c + k];
-          if (cell >= 0) map[cell * channels + c + k] += values[k];
+          known &= cell >= -1 && cell <= last_cell;
+          if (cell >= 0 && cell <= last_cell) map[cell * channels + c + k] += values[k];
         }
       }
     }
   }
+  return known;
 }
 
 // Batch normalisation, over the rows of (rows, channels) matrices
@@ -259,19 +272,19 @@ inline __attribute__((always_inline)) void load_channels(const A* from, int64_t 
   for (int64_t k = 0; k < n; ++k) to[k] = from[channel_of(c, k, channels)];
 }
 
-// Gradients count where the rectified output is above zero.
+// Gradients count where the rectified output is not 0: above, or NaN.
 template <typename T, typename A>
 inline __attribute__((always_inline)) void load_masked(const T* gradient, const T* output, int64_t n, A* to) {
   load(gradient, to, n);
   if (!output) return;
   A y[kBlock];
   load(output, y, n);
-  for (int64_t k = 0; k < n; ++k) to[k] = y[k] > 0 ? to[k] : A(0);
+  for (int64_t k = 0; k < n; ++k) to[k] = y[k] <= 0 ? A(0) : to[k];
 }
 
 }  // namespace
 
-// Add Σ a and Σ a·(x − pivot) to sums (2, channels), where a is the gradient, where `output`, if there is one, is above
+// Add Σ a and Σ a·(x − pivot) to sums (2, channels), where a is the gradient, where `output`, if there is one, is not
 // zero. No gradient stands for x − pivot.
 template <typename T, typename A>
 void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows, int64_t channels,
@@ -328,7 +341,7 @@ void affine(const T* x, const T* added, const A* scale, const A* shift, bool rel
 }
 
 // The gradient of x where the statistics depend on it: g · scale + x · slope + offset; without x: g · scale. g is the
-// gradient where `output`, if there is one, is above zero; it goes to `added_gradient`, if that is wanted.
+// gradient where `output`, if there is one, is not zero; it goes to `added_gradient`, if that is wanted.
 template <typename T, typename A>
 void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope, const A* offset,
                      int64_t rows, int64_t channels, T* x_gradient, T* added_gradient) {
@@ -452,7 +465,7 @@ void winograd_output(const Maps& maps, const float* products, int64_t step, cons
           const int64_t at = corner + (i * maps.width + j) * maps.channels + c;
           Channels sum = result[j] + shift;
           if (added) sum += load_channels(added + at);
-          store_channels(sum > floor ? sum : Channels{} + floor, y + at);
+          store_channels(sum < floor ? Channels{} + floor : sum, y + at);
         }
       }
     }
@@ -468,7 +481,7 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
   const A x1 = box[0], y1 = box[1], x2 = box[2], y2 = box[3];
   const A nearly = threshold * A(0.9999);  // a product in the place of a division; who passes it is looked at closely
   for (int64_t j = 0; j < count; j += kLanes) {
-    int32_t hit = 0;
+    int32_t hit = threshold < 0;  // then the product below would not do
     for (int64_t k = j; k < j + kLanes; ++k) {
       const A left = kept[0][k] > x1 ? kept[0][k] : x1, top = kept[1][k] > y1 ? kept[1][k] : y1;
       const A right = kept[2][k] < x2 ? kept[2][k] : x2, bottom = kept[3][k] < y2 ? kept[3][k] : y2;
@@ -490,9 +503,9 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
 
 #define RESDET_INSTANTIATE(T, A)                                                                                     \
   template void align_forward<T, A>(const Regions<A>&, const T*, T*, A*, int64_t, int64_t);                          \
-  template void align_backward<T, A>(const Regions<A>&, const T*, A*, A*, int64_t, int64_t);                \
+  template void align_backward<T, A>(const Regions<A>&, const T*, A*, A*, int64_t, int64_t);                         \
   template void pool_forward<T, A>(const Regions<A>&, const T*, T*, int32_t*, int64_t, int64_t);                     \
-  template void pool_backward<T, A>(const Regions<A>&, const T*, const int32_t*, A*, int64_t, int64_t);    \
+  template bool pool_backward<T, A>(const Regions<A>&, const T*, const int32_t*, A*, int64_t, int64_t);              \
   template void channel_sums<T, A>(const T*, const T*, const T*, const A*, int64_t, int64_t, double*);                \
   template void affine<T, A>(const T*, const T*, const A*, const A*, bool, int64_t, int64_t, T*);                    \
   template void affine_gradient<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, int64_t, int64_t,  \

@@ -44,6 +44,7 @@ Tensor sum_channels(const Tensor& gradient, const Tensor& rois, const Tensor& im
                     "The gradient must have the shape of the pooled regions.");
     sums = new_maps(gradient, shape, resdet::type_of<A>());
     torch::stable::zero_(sums);
+    if (sums.numel() == 0) return;
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t grain = ((shape[1] + threads - 1) / threads + 15) / 16 * 16;  // whole vectors
     resdet::for_pieces((shape[1] + grain - 1) / grain, [&](int64_t i) {
@@ -111,16 +112,19 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor& rois, 
 // cells: where the largest values were found, or -1
 Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tensor& rois, const Tensor& image_index,
                          std::vector<int64_t> shape, int64_t size, double scale, int64_t stride) {
-  STD_TORCH_CHECK(shape_of(gradient) == shape_of(cells), "Each gradient must have its cell.");
+  resdet::check_cells(cells, gradient);
   const Tensor from = channels_last(gradient), chosen = channels_last(cells);
+  std::atomic<bool> known{true};
   const auto add = [&](auto t, const auto& regions, auto* sums, int64_t first, int64_t last) {
     using T = decltype(t);
     using A = decltype(regions.scale);
     const auto kernel = RESDET_BEST(pool_backward<T, A>);
-    kernel(regions, static_cast<const T*>(from.data_ptr()), static_cast<const int32_t*>(chosen.data_ptr()), sums,
-           first, last);
+    const T* gradients = static_cast<const T*>(from.data_ptr());
+    if (!kernel(regions, gradients, static_cast<const int32_t*>(chosen.data_ptr()), sums, first, last)) known = false;
   };
-  return sum_channels(gradient, rois, image_index, shape, {size, scale, stride}, add);
+  const Tensor result = sum_channels(gradient, rois, image_index, shape, {size, scale, stride}, add);
+  STD_TORCH_CHECK(known, "A cell is not on the feature map.");
+  return result;
 }
 
 }  // namespace

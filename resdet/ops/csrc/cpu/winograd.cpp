@@ -49,8 +49,8 @@ Tensor winograd(const Tensor& x, const Tensor& weights, const Tensor& bias, std:
     shortcut = resdet::channels_last(*added);
   }
   const float* other = shortcut.has_value() ? elements(*shortcut) : nullptr;
+  if (result.numel() == 0) return result;
   const int64_t tiles = from.tiles();
-  if (tiles == 0) return result;
   const int64_t fitting = std::max<int64_t>(64, kBytes / (kTerms * (from.channels + outputs) * int64_t(sizeof(float))));
   const int64_t chunks = (tiles + fitting - 1) / fitting, chunk = (tiles + chunks - 1) / chunks;
   const Tensor factors = torch::stable::empty({kTerms, chunk, from.channels}, ScalarType::Float);
