@@ -1,12 +1,13 @@
 # make demo   install, render the embedded data set, train on it, evaluate, write pictures
 # make test   install if needed, check and test
+# make sanitize   run the operators' tests on a build that stops at wrong memory accesses and undefined arithmetic (g++)
 # PYTHON=python3.12 make …   picks another interpreter (3.10 or newer)
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check sanitize clean
 
 demo: runs/shapes_r18/curves.png
 	$(BIN)/python tools/eval_det.py configs/shapes_r18.py --weights runs/shapes_r18
@@ -26,6 +27,16 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The sanitizers' own libraries must come before everything else; leaks of the interpreter are none of ours.
+sanitize: $(INSTALLED)
+	mkdir -p build
+	RESDET_SANITIZE=1 $(BIN)/python setup.py --quiet build --build-base build/sanitized \
+		--build-lib build/sanitized/lib > build/sanitized.log
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized/lib \
+		$(BIN)/pytest -p no:cacheprovider -k "not registration" \
+		tests/test_ops.py tests/test_ops_network.py tests/test_ops_properties.py
 
 # torch first: the package builds against the torch that is installed, not against a second copy of it.
 $(INSTALLED): pyproject.toml setup.py

@@ -2,7 +2,8 @@
 
 They use torch's stable ABI: one build serves every torch from 2.11 on. The CUDA part is built where there is a CUDA
 toolkit and a GPU, or TORCH_CUDA_ARCH_LIST names some. What cannot be built is left out with one line, and
-torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing.
+torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing; RESDET_SANITIZE=1 builds operators that
+stop at a wrong access to memory and at undefined arithmetic (`make sanitize`).
 """
 
 import os
@@ -51,8 +52,11 @@ def extensions() -> tuple[list, dict]:
         )
 
     flags = ["-O3", "-std=c++17"]
+    if os.environ.get("RESDET_SANITIZE") == "1":
+        flags = ["-O1", "-g", "-std=c++17", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     sources = [CSRC / "library.cpp", *CSRC.glob("cpu/*.cpp")]
-    found = [extension("cpu", torch_build.CppExtension, sources, extra_compile_args=flags)]
+    linked = [flag for flag in flags if "sanitize" in flag]
+    found = [extension("cpu", torch_build.CppExtension, sources, extra_compile_args=flags, extra_link_args=linked)]
     nvcc = Path(torch_build.CUDA_HOME or "", "bin", "nvcc").resolve()
     wanted = torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST")
     if torch.version.cuda and torch_build.CUDA_HOME and nvcc.exists() and wanted:
