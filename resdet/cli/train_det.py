@@ -20,9 +20,10 @@ from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import ModelFile, save_model, write_text
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit
-from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.runtime import Runtime
 from resdet.engine.start import start_detector
 from resdet.evaluation.predict import mean_losses, to_device
+from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses
 from resdet.visualize import plot_detection
 
@@ -52,7 +53,7 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     if runtime.is_main:
         tell_findings(training, validation, config)
 
-    seed_everything(config.seed)
+    seed_everything(config.seed, Purpose.WEIGHTS)
     model = build_detector(config, len(classes))
     if not resume:
         say(start_detector(model, config, classes))

@@ -1,18 +1,16 @@
-"""Where a training runs: processes, device, number type, randomness."""
+"""Where a training runs: processes, device, number type."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -125,11 +123,3 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(mmap_threshold, 2**31 - 1)
-
-
-def seed_everything(*keys: int) -> None:
-    """Make all further randomness a function of `keys`, such as (seed, step, rank)."""
-    seed = int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
