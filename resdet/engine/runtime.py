@@ -121,5 +121,7 @@ def keep_freed_memory() -> None:
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**31 - 1)
+        # Older versions refuse more than HEAP_MAX / 2 = 2²⁵ bytes. The trim threshold must not be set alone: that
+        # would freeze the mmap threshold at 128 KiB, which glibc otherwise raises by itself.
+        if any(libc.mallopt(mmap_threshold, size) for size in (2**31 - 1, 2**25)):
+            libc.mallopt(trim_threshold, 2**31 - 1)
