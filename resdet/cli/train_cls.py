@@ -37,12 +37,8 @@ from resdet.visualize import plot_classification
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE [--setting VALUE …], or --resume RUN [--setting VALUE …]: train a classifier"""
-    runtimes.join()
-    try:
-        config, resume = parse(arguments, ClsConfig, "train_cls")
-        train(config, runtimes.start(config.device, config.solver.precision), resume)
-    finally:
-        runtimes.leave()
+    config, resume = parse(arguments, ClsConfig, "train_cls")
+    train(config, runtimes.start(config.device, config.solver.precision), resume)
 
 
 def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:

@@ -32,12 +32,8 @@ METRICS = ("map07", "map", "ap", "ap50", "ap75")  # of VOC and of COCO, whatever
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE [--setting VALUE …], or --resume RUN [--setting VALUE …]: train a detector"""
-    runtimes.join()
-    try:
-        config, resume = parse(arguments, DetConfig, "train_det")
-        train(config, runtimes.start(config.device, config.solver.precision), resume)
-    finally:
-        runtimes.leave()
+    config, resume = parse(arguments, DetConfig, "train_det")
+    train(config, runtimes.start(config.device, config.solver.precision), resume)
 
 
 def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -31,25 +31,60 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for the forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-
-def join() -> None:
-    """Under torchrun, meet the other processes, over nccl for tensors on GPUs and gloo for all else."""
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        # Ten minutes, so that a process that died stops the others instead of leaving them waiting for ever.
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    def alone(self) -> Runtime:
+        """The same for work that this process does by itself, without a share for the others."""
+        return replace(self, rank=0, world=1)
 
 
-def leave() -> None:
-    """Leave the other processes, if there are any."""
-    if dist.is_initialized():
+def rank() -> int:
+    """Number of this process; the main process is 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_world_size() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def print_on_main(text: str) -> None:
+    """Print `text` once, not from every process."""
+    if is_main():
+        print(text)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Under torchrun, connect the processes inside this block: nccl for tensors on GPUs, gloo for all else.
+
+    The outermost command opens it once. A second group in the same processes could not be connected, since
+    torchrun's store still holds the addresses of the first.
+    """
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # Ten minutes, so that a process that died stops the others instead of leaving them waiting for ever.
+    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    try:
+        yield
+    finally:
         dist.destroy_process_group()
 
 
@@ -63,11 +98,22 @@ def gather(value: T) -> list[T]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What `make` returns on the main process, on every process."""
+    """What `make` returns on the main process, on every process; its UserError is raised on every process too.
+
+    What depends on files is decided this way, since the others may see them later or not at all. `make` must not
+    communicate: only the main process calls it.
+    """
     if not dist.is_initialized():
         return make()
-    values: list[Any] = [make() if dist.get_rank() == 0 else None]
+    values: list[Any] = [None, None]
+    if is_main():
+        try:
+            values[0] = make()
+        except UserError as error:
+            values[1] = error
     dist.broadcast_object_list(values)
+    if values[1] is not None:
+        raise values[1]
     return values[0]
 
 
@@ -81,20 +127,19 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def start(device: str, precision: str) -> Runtime:
-    """Set this process up, after `join`.
+    """Choose the device and the number type of this process, inside `process_group` if there are several.
 
     Args:
         device: auto, cpu, cuda or cuda:N
         precision: auto, fp32, bf16 or fp16
     """
-    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     else:
         keep_freed_memory()
-    return Runtime(rank, world, chosen, _dtype(precision, chosen))
+    return Runtime(rank(), world_size(), chosen, _dtype(precision, chosen))
 
 
 def _device(name: str, local_rank: int) -> torch.device:
