@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from resdet.errors import UserError
 
 T = TypeVar("T")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -133,29 +135,57 @@ def start(device: str, precision: str) -> Runtime:
         device: auto, cpu, cuda or cuda:N
         precision: auto, fp32, bf16 or fp16
     """
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = _device(device)
+    dtype = _dtype(precision, chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     else:
         keep_freed_memory()
-    return Runtime(rank(), world_size(), chosen, _dtype(precision, chosen))
+    return Runtime(rank(), world_size(), chosen, dtype)
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+def _device(name: str) -> torch.device:
+    """The device called `name`. Raises UserError if there is none."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: there is no such device; choose auto, cpu, cuda or cuda:N.")
+    available = torch.cuda.is_available()
+    if name == "cpu" or (name == "auto" and not available):
+        return torch.device("cpu")
+    if not available:
         raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu.")
-    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    return torch.device("cuda", _gpu(name))
+
+
+def _gpu(name: str) -> int:
+    """Number of the GPU called `name`. Raises UserError if there is none, or several processes would share one."""
+    gpus, processes = torch.cuda.device_count(), local_world_size()
+    number = name.removeprefix("cuda:")
+    if not number.isdigit():
+        if processes > gpus:
+            raise UserError(
+                f"--device {name}: {processes} processes on this machine need a GPU each, but torch sees {gpus}; "
+                f"start torchrun with --nproc-per-node {gpus}."
+            )
+        return int(os.environ.get("LOCAL_RANK", 0))
+    if processes > 1:
+        raise UserError(
+            f"--device {name}: all {processes} processes on this machine would share this GPU; use --device cuda, "
+            "with which each process takes the GPU of its local rank."
+        )
+    if int(number) >= gpus:
+        raise UserError(f"--device {name}: there is no such GPU; the last one here is cuda:{gpus - 1}.")
+    return int(number)
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    if precision not in DTYPES:
+        raise UserError(f"There is no precision {precision}; choose auto, {', '.join(DTYPES)}.")
+    return DTYPES[precision]
 
 
 def keep_freed_memory() -> None:

@@ -1,9 +1,11 @@
-"""Processes of a run, and the allocator's thresholds."""
+"""Device, number type and processes of a run, and the allocator's thresholds."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,77 @@ import torch.distributed as dist
 
 from resdet import cli as command_line
 from resdet.engine import runtime
-from resdet.engine.runtime import Runtime, keep_freed_memory, process_group
+from resdet.engine.runtime import Runtime, keep_freed_memory, process_group, start
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+
+
+# Device and number type
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`machine(gpus, processes, local_rank)`: what torch and torchrun tell this process."""
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+
+    def pretend(gpus: int, processes: int = 1, local_rank: int = 0) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield pretend
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "processes", "local_rank", "expected"),
+    [
+        ("auto", 0, 1, 0, "cpu"),
+        ("auto", 2, 1, 0, "cuda:0"),
+        ("cpu", 2, 4, 3, "cpu"),
+        ("cuda", 2, 2, 1, "cuda:1"),
+        ("auto", 4, 2, 1, "cuda:1"),
+        ("cuda:1", 2, 1, 0, "cuda:1"),
+    ],
+)
+def test_each_process_has_its_device(
+    name: str, gpus: int, processes: int, local_rank: int, expected: str, machine: Callable[..., None]
+) -> None:
+    machine(gpus, processes, local_rank)
+    assert start(name, "fp32").device == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "processes", "words"),
+    [
+        ("cuda:0", 2, 2, ("all 2 processes", "--device cuda,", "local rank")),
+        ("cuda:2", 2, 1, ("no such GPU", "cuda:1")),
+        ("cuda", 2, 3, ("3 processes", "torch sees 2", "--nproc-per-node 2")),
+        ("auto", 2, 3, ("3 processes", "torch sees 2", "--nproc-per-node 2")),
+        ("cuda", 0, 1, ("no CUDA device", "--device cpu")),
+        ("cuda:0", 0, 1, ("no CUDA device", "--device cpu")),
+        *((name, 1, 1, ("auto, cpu, cuda or cuda:N",)) for name in ("0", "gpu", "tpu:x", "cuda:", "cuda:-1", "")),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_refused(
+    name: str,
+    gpus: int,
+    processes: int,
+    words: tuple[str, ...],
+    machine: Callable[..., None],
+    refuses: Callable[..., Any],
+) -> None:
+    machine(gpus, processes)
+    with refuses(f"--device {name}", *words):
+        start(name, "fp32")
+
+
+def test_an_unknown_precision_is_refused(refuses: Callable[..., Any]) -> None:
+    with refuses("fp8", "auto, fp32, bf16, fp16"):
+        start("cpu", "fp8")
 
 
 # Processes
