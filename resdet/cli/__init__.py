@@ -22,6 +22,7 @@ from resdet.cli import (
     train_cls,
     train_det,
 )
+from resdet.engine import runtime as runtimes
 from resdet.errors import UserError
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -38,6 +39,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "convert-data": convert_data.main,
     "convert-weights": convert_weights.main,
 }
+ON_MAIN_ONLY = ("detect", "new-recipe", "check-data", "convert-data", "convert-weights")
+"""work that processes cannot share"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  resdet {name} {command.__doc__}")
         sys.exit(0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2)
     try:
-        COMMANDS[arguments[0]](arguments[1:])
+        with runtimes.process_group():
+            if runtimes.is_main() or arguments[0] not in ON_MAIN_ONLY:
+                COMMANDS[arguments[0]](arguments[1:])
     except UserError as error:
         rank = os.environ.get("RANK")
         print(f"error: {error}" if rank is None else f"error (process {rank}): {error}", file=sys.stderr)

@@ -1,4 +1,8 @@
-"""Train a Faster R-CNN in four alternating steps, in place of RPN and head together (Faster R-CNN §3.2)."""
+"""Train a Faster R-CNN in four alternating steps, in place of RPN and head together (Faster R-CNN §3.2).
+
+Several processes share each step. Later steps read what the main process has written after earlier ones, so that
+several machines need a run folder that all of them see.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from resdet.cli import propose, train_det
 from resdet.cli.run import go_on
 from resdet.config import load_config
 from resdet.detection.build import build_network
+from resdet.engine.runtime import from_main, print_on_main
 from resdet.errors import UserError
 
 STEPS = ("1_rpn", "2_head", "3_rpn", "4_head")
@@ -29,18 +34,18 @@ def main(arguments: Sequence[str]) -> None:
     rpn_alone = ("--learn", "rpn", "--solver.eval-every", "0")  # without a head there is nothing to compare
 
     def step(name: str, *own: str) -> str:
-        print(f"— {name}")
+        print_on_main(f"— {name}")
         return str(go_on(train_det.main, (recipe, *settings, *own), settings, folder, name))
 
     first = step(STEPS[0], *rpn_alone)
     proposals = folder / f"{STEPS[0]}.npz"
-    if not proposals.exists():
+    if not from_main(proposals.exists):
         options = ("--method", "rpn", "--output", str(proposals), "--most", str(config.rpn.after_nms))
         propose.main([recipe, *settings, *options, "--weights", first])
     second = step(STEPS[1], "--learn", "head", "--data.proposals", str(proposals))
     third = step(STEPS[2], *rpn_alone, "--weights", second, *shared)
     last = step(STEPS[3], "--learn", "head", "--weights", third, *shared)
-    print(f"Done. RPN and head share their trunk in {last}/model.safetensors.")
+    print_on_main(f"Done. RPN and head share their trunk in {last}/model.safetensors.")
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Path, list[str]]:

@@ -26,11 +26,7 @@ from resdet.nn.weights import load_strictly
 def main(arguments: Sequence[str]) -> None:
     """RECIPE --weights RUN|FILE … [--setting VALUE …]: errors of a classifier, or of several as an ensemble"""
     config, sources = parse(arguments)
-    runtimes.join()
-    try:
-        evaluate(config, sources, runtimes.start(config.device, config.solver.precision))
-    finally:
-        runtimes.leave()
+    evaluate(config, sources, runtimes.start(config.device, config.solver.precision))
 
 
 def parse(arguments: Sequence[str]) -> tuple[ClsConfig, list[str]]:

@@ -36,15 +36,10 @@ SHEET_IMAGES = 8
 def main(arguments: Sequence[str]) -> None:
     """RECIPE --weights RUN|FILE or --detections FILE|FOLDER [--setting VALUE …]: score on the validation data"""
     config, saved = parse(arguments)
-    runtimes.join()
-    try:
-        runtime = runtimes.start(config.device, config.solver.precision)
-        if saved is None:
-            evaluate(config, runtime)
-        elif runtime.is_main:
-            evaluate_saved(config, saved)
-    finally:
-        runtimes.leave()
+    if saved is None:
+        evaluate(config, runtimes.start(config.device, config.solver.precision))
+    elif runtimes.is_main():
+        evaluate_saved(config, saved)
 
 
 def parse(arguments: Sequence[str]) -> tuple[DetConfig, Path | None]:

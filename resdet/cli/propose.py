@@ -1,8 +1,9 @@
-"""Make region proposals for the images of a recipe."""
+"""Make region proposals for the images of a recipe; several processes share the images."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -24,10 +25,13 @@ from resdet.data.proposals import write_proposals
 from resdet.data.selective_search import selective_search
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model
+from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation.predict import predict_and_propose
-from resdet.evaluation.stages import TIMED_BATCHES, time_stages
+from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
 from resdet.inference.detector import prepare
+from resdet.inference.fast import FastRCNN
+from resdet.inference.test_time import TestTimeRCNN
 
 METHODS = ("selective-search", "edge-boxes", "rpn")
 
@@ -41,9 +45,11 @@ def main(arguments: Sequence[str]) -> None:
         boxes, seconds = from_network(annotations, config, options.most)
     else:
         boxes, seconds = from_pixels(annotations, options.method, options.edges, options.most)
-    write_proposals(options.output, [annotations.id(index) for index in range(len(annotations))], boxes, seconds)
-    mean = sum(map(len, boxes)) / len(boxes)
-    print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} for each, in {seconds:.2f} s.")
+    ids = [annotations.id(index) for index in range(len(annotations))]
+    runtimes.from_main(lambda: write_proposals(options.output, ids, boxes, seconds))
+    if runtimes.is_main():
+        mean = sum(map(len, boxes)) / len(boxes)
+        print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} for each, in {seconds:.2f} s.")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
@@ -68,9 +74,17 @@ def from_network(annotations: Annotations, config: DetConfig, most: int) -> tupl
     runtime = runtimes.start(config.device, config.solver.precision)
     network = prepare(file, config.weights, runtime)
     found = predict_and_propose(network, validation_batches(annotations, config, runtime), runtime, most)
-    batches = tuple(islice(validation_batches(annotations, config, runtime), TIMED_BATCHES))
-    (stages,) = time_stages([(network, batches)])
+    stages = runtimes.from_main(lambda: time_alone(network, annotations, config, runtime))
     return [found[index][1].numpy() for index in range(len(annotations))], stages.trunk + stages.proposals
+
+
+def time_alone(
+    network: FastRCNN | TestTimeRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
+) -> Stages:
+    """The seconds of an image while no other process works."""
+    batches = islice(validation_batches(annotations, config, runtime.alone()), TIMED_BATCHES)
+    (stages,) = time_stages([(network, tuple(batches))])
+    return stages
 
 
 def from_pixels(
@@ -82,10 +96,15 @@ def from_pixels(
         propose = partial(edge_boxes, model=_edges(edges))
     elif find_spec("skimage") is None:
         raise UserError("Selective search needs the package scikit-image: pip install 'resdet[proposals]'.")
-    jobs = [(propose, annotations.file(index), most) for index in range(len(annotations))]
-    with ProcessPoolExecutor() as pool:
-        done = track(pool.map(_run, jobs, chunksize=4), "Proposing", len(jobs), transient=True)
-        boxes, seconds = zip(*done, strict=True)
+    own = range(runtimes.rank(), len(annotations), runtimes.world_size())
+    jobs = [(propose, annotations.file(index), most) for index in own]
+    workers = max(1, (os.cpu_count() or 1) // runtimes.local_world_size())
+    with ProcessPoolExecutor(workers) as pool:
+        results = pool.map(_run, jobs, chunksize=4)
+        hidden = not runtimes.is_main()
+        done = dict(zip(own, track(results, "Proposing", len(jobs), transient=True, disable=hidden), strict=True))
+    found = {index: result for part in runtimes.gather(done) for index, result in part.items()}
+    boxes, seconds = zip(*(found[index] for index in range(len(annotations))), strict=True)
     return list(boxes), float(np.mean(seconds))
 
 

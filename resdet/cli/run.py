@@ -53,11 +53,11 @@ def go_on(
         runs: folder of the run folders
     """
     run = runs / name
-    if (run / "state.pt").exists():
+    if runtimes.from_main((run / "state.pt").exists):
         train(["--resume", str(run), *settings])
     else:
         train([*start, "--runs", str(runs), "--name", name])
-    return run
+    return runtimes.from_main(lambda: run)  # also waits until the main process has written the last file
 
 
 def _read_config(run: Path) -> dict[str, Any]:
@@ -91,7 +91,9 @@ def check(config: DetConfig | ClsConfig, runtime: Runtime, folder: Path, resume:
             f"solver.batch_size {config.solver.batch_size} cannot be shared equally by {runtime.world} processes "
             f"in {config.solver.accumulate} parts each: make it a multiple of {parts}."
         )
-    if not resume and any((folder / name).exists() for name in ("state.pt", "model.safetensors")):
+    files = folder / "state.pt", folder / "model.safetensors"
+    # A process that looked by itself might look too late, and see what the main process has begun to write.
+    if not resume and runtimes.from_main(lambda: any(file.exists() for file in files)):
         raise UserError(
             f"{folder} already holds a training: go on with --resume {folder}, choose another --name, or delete it."
         )

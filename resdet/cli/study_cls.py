@@ -91,16 +91,22 @@ def run(study: Study, folder: Path, settings: Sequence[str]) -> None:
         panel: {label: train(label, recipe, settings, folder) for label, recipe in networks.items()}
         for panel, networks in study.items()
     }
-    report(trained, folder)
+    if runtimes.is_main():
+        report(trained, folder)
 
 
 def train(label: str, recipe: Sequence[str], settings: Sequence[str], folder: Path) -> Trained:
     """Train a network, or go on with it, or find that it is done."""
-    print(f"— {label}")
+    runtimes.print_on_main(f"— {label}")
     run = go_on(train_cls.main, (*recipe, *settings), settings, folder, label.replace(" ", "-"))
+    return runtimes.from_main(lambda: measure(run))
+
+
+def measure(run: Path) -> Trained:
+    """What the study says of a trained network."""
     file = load_model(run / "last.safetensors", ClsConfig)
     model, config = restore(file, str(run)), file.config
-    runtime = runtimes.start("cpu", "fp32")
+    runtime = runtimes.start("cpu", "fp32").alone()
     _, validation = read_images(config.data)
     batches = islice(
         cls_validation_batches(validation, config, runtime), -(-RESPONSE_IMAGES // config.test.batch_size)

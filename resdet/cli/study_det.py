@@ -154,8 +154,14 @@ def run(study: Study, folder: Path, settings: Sequence[str]) -> None:
         to_test = [setting.format(runs=folder) for setting in row.test]
         configs[label] = override(load_model(trained).config, [*to_test, "--weights", str(trained)])
         scores[label] = test(configs[label])
-        write_table(study, scores, {}, folder)  # after each row, so that an interrupted study shows some
-    stages = time(configs)
+        if runtimes.is_main():
+            write_table(study, scores, {}, folder)  # after each row, so that an interrupted study shows some
+    if runtimes.is_main():  # alone, since processes that share a machine would slow each other
+        report_study(study, scores, time(configs), folder)
+
+
+def report_study(study: Study, scores: Mapping[str, Scores], stages: Mapping[str, Stages], folder: Path) -> None:
+    """Print the table, and leave it and a picture in `folder`."""
     print(write_table(study, scores, stages, folder))
     plot_study({label: (own.map07, stages[label]) for label, own in scores.items()}, folder / "study.png")
     print(f"The table and the picture of it are in {folder}.")
@@ -163,7 +169,7 @@ def run(study: Study, folder: Path, settings: Sequence[str]) -> None:
 
 def train(label: str, row: Row, settings: Sequence[str], folder: Path) -> Path:
     """Train a detector, or go on with it, or find that it is done → its run folder."""
-    print(f"— {label}")
+    runtimes.print_on_main(f"— {label}")
     name, start = row.run or label.replace(" ", "_"), (row.recipe, *row.train, *settings)
     if row.step:
         alternate.main([*start, "--runs", str(folder), "--name", name])
@@ -176,7 +182,7 @@ def make_proposals(start: Sequence[str]) -> None:
     """Selective search's, if the recipe names a file that is not there."""
     recipe, *settings = start
     for path in load_config(recipe, settings).data.proposals:
-        if not Path(path).exists():
+        if not runtimes.from_main(Path(path).exists):
             propose.main([recipe, *settings, "--method", "selective-search", "--output", path])
 
 
@@ -194,7 +200,7 @@ def time(configs: Mapping[str, DetConfig]) -> dict[str, Stages]:
     trials, given = [], []
     for config in configs.values():
         one_by_one = replace(config, test=replace(config.test, batch_size=1))
-        runtime = runtimes.start(config.device, config.solver.precision)
+        runtime = runtimes.start(config.device, config.solver.precision).alone()
         network, annotations, one_by_one = network_and_data(one_by_one, runtime)
         batches = islice(validation_batches(annotations, one_by_one, runtime), TIMED_BATCHES)
         trials.append((network, tuple(batches)))

@@ -25,23 +25,20 @@ from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import ModelFile, load_model, save_model, write_text
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit, write_figures
-from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.runtime import Runtime
 from resdet.engine.start import start_classifier
 from resdet.evaluation.classification import accuracies, cross_entropy, predict_probabilities
 from resdet.nn.norm import recalibrate
 from resdet.nn.weights import load_strictly
+from resdet.seeds import Purpose, seed_everything
 from resdet.types import ClsBatch, ClsLosses, Crop
 from resdet.visualize import plot_classification
 
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE [--setting VALUE …], or --resume RUN [--setting VALUE …]: train a classifier"""
-    runtimes.join()
-    try:
-        config, resume = parse(arguments, ClsConfig, "train_cls")
-        train(config, runtimes.start(config.device, config.solver.precision), resume)
-    finally:
-        runtimes.leave()
+    config, resume = parse(arguments, ClsConfig, "train_cls")
+    train(config, runtimes.start(config.device, config.solver.precision), resume)
 
 
 def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:
@@ -54,7 +51,7 @@ def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:
     say(describe_images(training, "training"))
     say(describe_images(validation, "validation"))
 
-    seed_everything(config.seed)
+    seed_everything(config.seed, Purpose.WEIGHTS)
     statistics = runtimes.from_main(lambda: pixel_statistics(training, config))
     model = build_classifier(config.model, len(classes), *statistics)
     if not resume:

@@ -20,9 +20,10 @@ from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import ModelFile, save_model, write_text
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit
-from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.runtime import Runtime
 from resdet.engine.start import start_detector
 from resdet.evaluation.predict import mean_losses, to_device
+from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses
 from resdet.visualize import plot_detection
 
@@ -31,12 +32,8 @@ METRICS = ("map07", "map", "ap", "ap50", "ap75")  # of VOC and of COCO, whatever
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE [--setting VALUE …], or --resume RUN [--setting VALUE …]: train a detector"""
-    runtimes.join()
-    try:
-        config, resume = parse(arguments, DetConfig, "train_det")
-        train(config, runtimes.start(config.device, config.solver.precision), resume)
-    finally:
-        runtimes.leave()
+    config, resume = parse(arguments, DetConfig, "train_det")
+    train(config, runtimes.start(config.device, config.solver.precision), resume)
 
 
 def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
@@ -52,7 +49,7 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     if runtime.is_main:
         tell_findings(training, validation, config)
 
-    seed_everything(config.seed)
+    seed_everything(config.seed, Purpose.WEIGHTS)
     model = build_detector(config, len(classes))
     if not resume:
         say(start_detector(model, config, classes))

@@ -17,6 +17,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from resdet.data.images import ImageError
+from resdet.seeds import Purpose, seed_sequence
 
 
 class Draw(NamedTuple):
@@ -80,7 +81,7 @@ def epoch_batches(
     Returns:
         (batches, batch_size) int64 indices
     """
-    generator = np.random.default_rng((seed, epoch))
+    generator = np.random.default_rng(seed_sequence(seed, Purpose.EPOCH, epoch))
     order = np.arange(len(portrait))
     if repeats is not None:
         ends = np.cumsum(repeats) * (round(repeats.sum()) / repeats.sum())
@@ -132,7 +133,8 @@ class TrainSampler:
         per_epoch = len(batches_of(0))
         for step in range(self.start, self.steps):
             epoch, position = divmod(step, per_epoch)
-            seeds = np.random.SeedSequence((self.seed, step)).generate_state(self.batch_size)
+            sequence = seed_sequence(self.seed, Purpose.AUGMENTATION, step)
+            seeds = sequence.generate_state(self.batch_size)
             batch = batches_of(epoch)[position]
             own, own_seeds = batch[self.rank :: self.world], seeds[self.rank :: self.world]
             size = len(own) // self.accumulate

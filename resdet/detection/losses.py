@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resdet.detection.targets import AnchorTargets
+from resdet.precision import full_precision
 
 
+@full_precision
 def smooth_l1(difference: Tensor, beta: float) -> Tensor:
     """Summed smooth L1: quadratic below `beta`, linear above. The papers' σ is 1/√β."""
     return F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="sum", beta=beta)
 
 
+@full_precision
 def rpn_loss(
     logits: Tensor,
     deltas: Tensor,
@@ -49,6 +52,7 @@ def rpn_loss(
     return objectness / normalizer, box_weight * box / normalizer
 
 
+@full_precision
 def head_loss(
     class_logits: Tensor,
     box_deltas: Tensor,
@@ -77,6 +81,7 @@ def head_loss(
     return classification / normalizer, smooth_l1(chosen - box_targets[foreground], beta) / normalizer
 
 
+@full_precision
 def region_losses(
     class_logits: Tensor, box_deltas: Tensor, classes: Tensor, box_targets: Tensor, *, beta: float
 ) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resdet.precision import full_precision
+
 CANONICAL = 224.0  # pixels; the side at which the trunk saw objects in its pre-training (SPPnet §4.1)
 
 
@@ -55,6 +57,7 @@ class MaxoutPool:
         return pooled.contiguous(memory_format=torch.channels_last)
 
 
+@full_precision
 def lower_scale(rois: Tensor, factors: Sequence[float]) -> Tensor:
     """(R, 4) → (R,): the position of the lower of the two adjacent scales that bring a region nearest to 224².
 

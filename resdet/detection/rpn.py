@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet import boxes, ops
+from resdet.precision import full_precision
 
 
 class RPN(nn.Module):
@@ -32,6 +33,7 @@ class RPN(nn.Module):
 
 
 @torch.no_grad()
+@full_precision
 def propose(
     logits: Tensor,
     deltas: Tensor,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from resdet import boxes, ops
+from resdet.precision import full_precision
 from resdet.types import Detections
 
 
@@ -25,6 +26,7 @@ class Predictions(NamedTuple):
 
 
 @torch.no_grad()
+@full_precision
 def predict(
     class_logits: Tensor,
     box_deltas: Tensor,
@@ -54,6 +56,7 @@ def predict(
 
 
 @torch.no_grad()
+@full_precision
 def select(
     predictions: Predictions,
     *,
@@ -85,17 +88,20 @@ def select(
     return Detections(kept, kept_scores, label[keep])
 
 
+@full_precision
 def vote(kept: Tensor, kept_labels: Tensor, found: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
     """Each kept box becomes the mean, by score, of the boxes of its class that overlap it by `iou` or more.
 
-    Box voting (Gidaris and Komodakis 2015, §4; He et al. 2015, appendix B). (K, 4), (K,), (D, 4), (D,), (D,) →
-    (K, 4).
+    Box voting (Gidaris and Komodakis 2015, §4; He et al. 2015, appendix B). Where all of them score 0, the kept box
+    stays as it is. (K, 4), (K,), (D, 4), (D,), (D,) → (K, 4).
     """
     votes = (boxes.iou(kept, found) >= iou) & (kept_labels[:, None] == labels)  # (K, D)
-    weights = votes * scores
-    return weights @ found / weights.sum(1, keepdim=True)
+    weights = (votes * scores).double()  # on GPUs, TF32 would shorten the coordinates in a float32 product
+    total = weights.sum(1, keepdim=True)  # (K, 1)
+    return torch.where(total > 0, weights @ found.double() / total, kept).to(found.dtype)
 
 
+@full_precision
 def soften(
     found: Tensor, scores: Tensor, labels: Tensor, sigma: float, min_score: float, most: int
 ) -> tuple[Tensor, Tensor]:

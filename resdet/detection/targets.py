@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resdet import boxes, ops
+from resdet.precision import full_precision
 from resdet.types import Target
 
 
@@ -36,6 +37,7 @@ class RoITargets(NamedTuple):
     """(R, 4) box targets in units of the standard deviations; zero for background"""
 
 
+@full_precision
 def match_anchors(iou: Tensor, foreground_iou: float, background_iou: float) -> Tensor:
     """(K, G) IoU → (K,) int8: 1 object, 0 background, −1 neither (Faster R-CNN §3.1.2).
 
@@ -60,6 +62,7 @@ def random_subset(indices: Tensor, size: int) -> Tensor:
     return indices[torch.randperm(len(indices), device=indices.device)[:size]]
 
 
+@full_precision
 def label_anchors(
     anchors: Tensor,
     target: Target,
@@ -96,6 +99,7 @@ def label_anchors(
     return AnchorTargets(positive, negative, deltas)
 
 
+@full_precision
 def sample_rois(
     proposals: Tensor,
     target: Target,
@@ -135,6 +139,7 @@ def sample_rois(
     return RoITargets(rois, classes, deltas)
 
 
+@full_precision
 def hardest(regions: RoITargets, losses: Tensor, batch: int, nms_iou: float) -> RoITargets:
     """Online hard example mining: the `batch` regions of the highest loss of an image (Shrivastava et al. 2016).
 

@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from resdet.config import SolverConfig
 from resdet.engine.checkpoint import load_state, save_state, write_text
 from resdet.engine.log import TrainLog
-from resdet.engine.runtime import Runtime, from_main, mean, seed_everything
+from resdet.engine.runtime import Runtime, from_main, mean
 from resdet.engine.state import TrainState
 from resdet.errors import UserError
+from resdet.seeds import Purpose, seed_everything
 
 
 class NamedBatch(Protocol):
@@ -83,7 +84,7 @@ def fit(
             parts = list(islice(stream, solver.accumulate))
             waited = time.perf_counter() - fetched
             # After the fetch, since a data loader that starts (at a resume too) draws from torch's generator.
-            seed_everything(seed, progress.step, runtime.rank)
+            seed_everything(seed, Purpose.STEP, progress.step, runtime.rank)
             terms = train_step(network, parts, losses, state.optimizer, state.scaler, runtime, solver.clip_norm)
             if state.average:
                 state.average.update_parameters(model)

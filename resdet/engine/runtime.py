@@ -1,24 +1,24 @@
-"""Where a training runs: processes, device, number type, randomness."""
+"""Where a training runs: processes, device, number type."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import random
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from resdet.errors import UserError
 
 T = TypeVar("T")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,60 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for the forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-
-def join() -> None:
-    """Under torchrun, meet the other processes, over nccl for tensors on GPUs and gloo for all else."""
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        # Ten minutes, so that a process that died stops the others instead of leaving them waiting for ever.
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    def alone(self) -> Runtime:
+        """The same for work that this process does by itself, without a share for the others."""
+        return replace(self, rank=0, world=1)
 
 
-def leave() -> None:
-    """Leave the other processes, if there are any."""
-    if dist.is_initialized():
+def rank() -> int:
+    """Number of this process; the main process is 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_world_size() -> int:
+    """Number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def print_on_main(text: str) -> None:
+    """Print `text` once, not from every process."""
+    if is_main():
+        print(text)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Under torchrun, connect the processes inside this block: nccl for tensors on GPUs, gloo for all else.
+
+    The outermost command opens it once. A second group in the same processes could not be connected, since
+    torchrun's store still holds the addresses of the first.
+    """
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # Ten minutes, so that a process that died stops the others instead of leaving them waiting for ever.
+    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    try:
+        yield
+    finally:
         dist.destroy_process_group()
 
 
@@ -65,11 +100,22 @@ def gather(value: T) -> list[T]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What `make` returns on the main process, on every process."""
+    """What `make` returns on the main process, on every process; its UserError is raised on every process too.
+
+    What depends on files is decided this way, since the others may see them later or not at all. `make` must not
+    communicate: only the main process calls it.
+    """
     if not dist.is_initialized():
         return make()
-    values: list[Any] = [make() if dist.get_rank() == 0 else None]
+    values: list[Any] = [None, None]
+    if is_main():
+        try:
+            values[0] = make()
+        except UserError as error:
+            values[1] = error
     dist.broadcast_object_list(values)
+    if values[1] is not None:
+        raise values[1]
     return values[0]
 
 
@@ -83,36 +129,63 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def start(device: str, precision: str) -> Runtime:
-    """Set this process up, after `join`.
+    """Choose the device and the number type of this process, inside `process_group` if there are several.
 
     Args:
         device: auto, cpu, cuda or cuda:N
         precision: auto, fp32, bf16 or fp16
     """
-    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = _device(device)
+    dtype = _dtype(precision, chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     else:
         keep_freed_memory()
-    return Runtime(rank, world, chosen, _dtype(precision, chosen))
+    return Runtime(rank(), world_size(), chosen, dtype)
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+def _device(name: str) -> torch.device:
+    """The device called `name`. Raises UserError if there is none."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: there is no such device; choose auto, cpu, cuda or cuda:N.")
+    available = torch.cuda.is_available()
+    if name == "cpu" or (name == "auto" and not available):
+        return torch.device("cpu")
+    if not available:
         raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu.")
-    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    return torch.device("cuda", _gpu(name))
+
+
+def _gpu(name: str) -> int:
+    """Number of the GPU called `name`. Raises UserError if there is none, or several processes would share one."""
+    gpus, processes = torch.cuda.device_count(), local_world_size()
+    number = name.removeprefix("cuda:")
+    if not number.isdigit():
+        if processes > gpus:
+            raise UserError(
+                f"--device {name}: {processes} processes on this machine need a GPU each, but torch sees {gpus}; "
+                f"start torchrun with --nproc-per-node {gpus}."
+            )
+        return int(os.environ.get("LOCAL_RANK", 0))
+    if processes > 1:
+        raise UserError(
+            f"--device {name}: all {processes} processes on this machine would share this GPU; use --device cuda, "
+            "with which each process takes the GPU of its local rank."
+        )
+    if int(number) >= gpus:
+        raise UserError(f"--device {name}: there is no such GPU; the last one here is cuda:{gpus - 1}.")
+    return int(number)
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    if precision not in DTYPES:
+        raise UserError(f"There is no precision {precision}; choose auto, {', '.join(DTYPES)}.")
+    return DTYPES[precision]
 
 
 def keep_freed_memory() -> None:
@@ -123,13 +196,7 @@ def keep_freed_memory() -> None:
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**31 - 1)
-
-
-def seed_everything(*keys: int) -> None:
-    """Make all further randomness a function of `keys`, such as (seed, step, rank)."""
-    seed = int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+        # Older versions refuse more than HEAP_MAX / 2 = 2²⁵ bytes. The trim threshold must not be set alone: that
+        # would freeze the mmap threshold at 128 KiB, which glibc otherwise raises by itself.
+        if any(libc.mallopt(mmap_threshold, size) for size in (2**31 - 1, 2**25)):
+            libc.mallopt(trim_threshold, 2**31 - 1)

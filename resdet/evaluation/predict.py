@@ -10,9 +10,10 @@ from torch import Tensor
 
 from resdet.boxes import rescale
 from resdet.detection.faster_rcnn import FasterRCNN
-from resdet.engine.runtime import Runtime, gather, seed_everything
+from resdet.engine.runtime import Runtime, gather
 from resdet.inference.fast import FastRCNN
 from resdet.inference.test_time import TestTimeRCNN
+from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Detections, Losses, Target
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ def mean_losses(model: FasterRCNN, batches: Iterable[Batch], runtime: Runtime) -
     model.eval()
     sums, count = torch.zeros(len(Losses._fields)), 0
     for batch in batches:
-        seed_everything(0, batch.indices[0])
+        seed_everything(0, Purpose.VALIDATION, batch.indices[0])
         with runtime.autocast():
             terms = model(*to_device(batch, runtime.device))
         sums += torch.stack(terms).float().cpu() * len(batch.indices)

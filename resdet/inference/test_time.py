@@ -22,6 +22,7 @@ from resdet.detection.pyramid import MaxoutPool, Pyramid, resize_images
 from resdet.detection.select import Predictions
 from resdet.engine.runtime import Runtime
 from resdet.inference.fast import FastRCNN
+from resdet.precision import full_precision
 from resdet.types import Detections
 
 # Mirror images
@@ -35,6 +36,7 @@ def flip_images(images: Tensor, sizes: Tensor) -> Tensor:
     return flipped
 
 
+@full_precision
 def flip_boxes(boxes: Tensor, width: float) -> Tensor:
     """(…, 4) boxes of an image of this width → the same in its mirror image."""
     x1, y1, x2, y2 = boxes.unbind(-1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from resdet.detection.select import predict, select
+from resdet.detection.select import Predictions, predict, select, vote
 
 CLASSES = 4
 SIZES = torch.tensor([[96, 128], [80, 112]])
@@ -69,3 +69,31 @@ def test_each_class_has_its_own_box_and_boxes_are_clipped():
     found = dict(zip(detections.labels.tolist(), detections.boxes.tolist(), strict=True))
     assert found[0] == pytest.approx([110, 20, 128, 60])
     assert found[1] == pytest.approx([70, 0, 110, 80], abs=1e-3)
+
+
+def box_and_neighbour():
+    """Two boxes of a class that overlap, in coordinates that bfloat16 does not hold."""
+    return torch.tensor([[602.02, 332.30, 831.80, 488.50], [603.02, 331.30, 833.80, 489.50]])
+
+
+def test_a_vote_is_the_mean_by_score():
+    found, scores, labels = box_and_neighbour(), torch.tensor([0.6, 0.2]), torch.zeros(2, dtype=torch.int64)
+    expected = (found[0] * 0.6 + found[1] * 0.2) / 0.8
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            kept = vote(found[:1], labels[:1], found, scores, labels, 0.5)
+        assert kept.dtype == torch.float32
+        torch.testing.assert_close(kept, expected[None])
+
+
+def test_a_box_without_a_vote_stays_as_it_is():
+    """All scores may be 0 where `min_score` is; a box of another class has no say."""
+    found = box_and_neighbour()
+    predictions = Predictions(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), found[:, None].repeat(1, 2, 1))
+    plain, voted = (
+        select(predictions, min_score=0.0, nms_iou=0.3, max_detections=9, vote_iou=iou) for iou in (0, 0.5)
+    )
+    assert len(voted.boxes) == 2
+    torch.testing.assert_close(voted, plain, rtol=0, atol=0)
+    labels, scores = torch.tensor([0, 1]), torch.tensor([0.0, 0.9])
+    torch.testing.assert_close(vote(found[:1], labels[:1], found, scores, labels, 0.5), found[:1], rtol=0, atol=0)

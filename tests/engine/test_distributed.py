@@ -35,6 +35,7 @@ from resdet.data.loader import Draw
 from resdet.data.transforms import TestTransform as ResizeOnly
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime, from_main, gather, mean
+from resdet.errors import UserError
 from resdet.evaluation.predict import mean_losses
 from resdet.inference.detector import restore
 from resdet.nn.norm import SyncBatchNorm2d
@@ -107,6 +108,19 @@ def evaluation(config: DetConfig, runtime: Runtime) -> dict[str, Any]:
     }
 
 
+def refusal() -> str:
+    """What a process hears when the main process finds an error."""
+
+    def refuse() -> None:
+        raise UserError("The main process found no file.")
+
+    try:
+        from_main(refuse)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def work(rank: int, folder: str, recipe: str) -> None:
     """One of the two processes: all results go into a file of its own."""
     torch.set_num_threads(1)
@@ -123,6 +137,7 @@ def work(rank: int, folder: str, recipe: str) -> None:
         "gathered": gather(rank * 10),
         "from_main": from_main(lambda: f"made by {rank}"),
         "mean": mean({"a": rank, "b": 3 * rank - 1.0}),
+        "refused": refusal(),
     }
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -189,18 +204,19 @@ def test_an_evaluation_on_two_processes_has_the_figures_of_one(of_two: list[dict
 def test_every_process_hears_of_the_others(of_two: list[dict[str, Any]]) -> None:
     assert [results["gathered"] for results in of_two] == [[0, 10]] * 2
     assert [results["from_main"] for results in of_two] == ["made by 0"] * 2
+    assert [results["refused"] for results in of_two] == ["The main process found no file."] * 2
     assert [results["mean"] for results in of_two] == [{"a": 0.5, "b": 0.5}] * 2
 
 
 # torchrun
 
 
-def run_torchrun(folder: Path, options: Sequence[str], arguments: Sequence[str]) -> None:
-    """``torchrun OPTIONS tools/train_det.py ARGUMENTS``: its entry point, in a process that has torch already."""
+def run_torchrun(folder: Path, options: Sequence[str], script: Path, arguments: Sequence[str]) -> None:
+    """``torchrun OPTIONS SCRIPT ARGUMENTS``: its entry point, in a process that has torch already."""
     os.environ["OMP_NUM_THREADS"] = "1"
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    torch.distributed.run.main([*options, str(TOOLS / "train_det.py"), *arguments])
+    torch.distributed.run.main([*options, str(script), *arguments])
 
 
 def test_torchrun_trains_on_one_machine_and_on_two(
@@ -228,7 +244,9 @@ def test_torchrun_trains_on_one_machine_and_on_two(
         logs = recipe.parent / f"logs of {number}"
         talk = ("--redirects=3", f"--log-dir={logs}")
         processes = [
-            forkserver.Process(target=run_torchrun, args=(folder, (*option, *talk), arguments))
+            forkserver.Process(
+                target=run_torchrun, args=(folder, (*option, *talk), TOOLS / "train_det.py", arguments)
+            )
             for option, folder in zip(options, (recipe.parent, recipe.parent / "elsewhere"), strict=False)
         ]
         for process in processes:

@@ -27,11 +27,12 @@ from resdet.engine import loop
 from resdet.engine.checkpoint import load_model, load_state
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit, train_step
-from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.runtime import Runtime
 from resdet.engine.solver import lr_at
 from resdet.engine.start import start_detector
 from resdet.errors import UserError
 from resdet.evaluation.predict import mean_losses, to_device
+from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses, Target
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
@@ -308,7 +309,7 @@ def detector_losses(network: nn.Module, batch: Batch) -> Losses:
 
 
 def fresh_detector(config: DetConfig) -> FasterRCNN:
-    seed_everything(0)
+    seed_everything(0, Purpose.WEIGHTS)
     return build_detector(config, 6)
 
 
@@ -582,7 +583,7 @@ def test_the_validation_loss_does_not_depend_on_earlier_randomness(recipe: Path)
     annotations = read_annotations(config.data, "val", config.data.classes)
     model, found = fresh_detector(config), []
     for seed in (5, 6):
-        seed_everything(seed)
+        torch.manual_seed(seed)
         model.train()
         found.append(mean_losses(model, validation_batches(annotations, config, ALONE), ALONE))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)

@@ -17,10 +17,11 @@ from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.checkpoint import load_model
-from resdet.engine.runtime import Runtime, seed_everything
+from resdet.engine.runtime import Runtime
 from resdet.evaluation.predict import mean_losses, predict, predict_and_propose, to_device
 from resdet.inference.detector import Detector, restore
 from resdet.inference.fast import FastRCNN
+from resdet.seeds import Purpose, seed_everything
 from resdet.types import Detections, Losses
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
@@ -163,7 +164,7 @@ def test_the_mean_loss_is_the_mean_over_images(
     sums = torch.zeros(4)
     with torch.no_grad():
         for batch in batches:
-            seed_everything(0, batch.indices[0])
+            seed_everything(0, Purpose.VALIDATION, batch.indices[0])
             sums += len(batch.indices) * torch.stack(model(*to_device(batch, torch.device("cpu"))))
     assert [len(batch.indices) for batch in batches] == [4, 2]
     torch.testing.assert_close(mean_losses(model, batches, ALONE), Losses(*(sums / 6)))
