@@ -31,8 +31,8 @@ from resdet.data.build_cls import cls_training_batches
 from resdet.data.cifar import CLASSES, ImageArray
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
-from resdet.engine.runtime import seed_everything
 from resdet.engine.state import TrainState
+from resdet.seeds import Purpose, seed_everything
 
 BATCH = 128
 
@@ -115,7 +115,7 @@ def our_steps(array: ImageArray, runtime: runtimes.Runtime, compiled: bool) -> I
         return classification_loss(network(images, crop), labels)
 
     for step, batch in enumerate(cls_training_batches(array, config, runtime, 0)):
-        seed_everything(0, step, 0)
+        seed_everything(0, Purpose.STEP, step, 0)
         train_step(model, [batch], losses, state.optimizer, state.scaler, runtime, 0.0)  # type: ignore[arg-type]
         yield
 

@@ -32,11 +32,11 @@ from resdet.data.build import read_annotations, training_batches
 from resdet.detection.build import build_detector
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
-from resdet.engine.runtime import seed_everything
 from resdet.engine.solver import build_optimizer, lr_at
 from resdet.evaluation.predict import to_device
 from resdet.nn.pixels import STYLES
 from resdet.nn.weights import from_torchvision
+from resdet.seeds import Purpose, seed_everything
 from resdet.types import Detections, Losses, Target
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     runtime = runtimes.start(config.device, config.solver.precision)
     training = read_annotations(config.data, config.data.train, config.data.classes)
     validation = read_annotations(config.data, config.data.val, training.classes)
-    seed_everything(config.seed)
+    seed_everything(config.seed, Purpose.WEIGHTS)
     ours = build_detector(config, len(training.classes))
     theirs = Torchvision(config, len(training.classes))
     theirs.copy_trunk_from(ours)
@@ -141,7 +141,7 @@ def main() -> None:
         for name in networks if step % 2 else reversed(networks):
             for group in optimizers[name].param_groups:
                 group["lr"] = lr_at(step - 1, config.solver)
-            seed_everything(config.seed, step)
+            seed_everything(config.seed, Purpose.STEP, step, 0)
             networks[name].train()
             started = time.perf_counter()
             terms = train_step(

@@ -216,7 +216,7 @@ def test_nothing_to_resume(tmp_path: Path, complains: Callable[..., None]) -> No
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        (("--model.depth", 34), "model settings"),
+        (("--model.depth", 34), "model.depth"),
         (("--data.classes", *CLASSES[:2]), "data.classes"),
         (("--solver.optimizer", "adamw"), "solver.optimizer"),
     ],

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from resdet.config import ClsConfig, DataConfig, DetConfig, SolverConfig, from_dict, load_config, override, to_dict
+from resdet.engine.checkpoint import load_model
 from resdet.engine.start import NORMLESS
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
@@ -149,6 +154,18 @@ def test_a_missing_recipe_lists_those_there(
         ("config = DetConfig(data=DataConfig(classes='cat'))", ["data.classes to 'cat'", "tuple[str, ...]"]),
         ("config = DetConfig(data=DataConfig(short_sides=600))", ["data.short_sides to 600", "tuple[int, ...]"]),
         ("config = DetConfig(data=DetConfig())", ["sets data to", "DataConfig"]),
+        (
+            "config = DetConfig(data=DataConfig(classes=('cat', 5)))",
+            ["data.classes to ('cat', 5)", "tuple[str, ...]"],
+        ),
+        ("config = DetConfig(model=ModelConfig(depth=19))", ["model.depth to 19", "Literal[18, 34, 50, 101, 152]"]),
+        ("config = DetConfig(solver=SolverConfig(accumulate=0))", ["sets solver.accumulate to 0", "at least 1"]),
+        ("config = DetConfig(seed=True)", ["sets seed to True", "at least 0"]),
+        ("config = DetConfig(data=DataConfig(short_sides=()))", ["data.short_sides to ()", "at least 1 value"]),
+        (
+            "config = DetConfig(roi=RoIConfig(background_iou=(0.5, 0.1)))",
+            ["cannot be used: roi.background_iou 0.5 0.1"],
+        ),
         ("config = DetConf()", ["NameError", "'DetConf'"]),
         ("config = (", ["SyntaxError", "line 2"]),
         ("import no_such_module", ["ModuleNotFoundError", "'no_such_module'"]),
@@ -187,6 +204,55 @@ def test_from_dict_fills_in_defaults_and_makes_tuples() -> None:
     config = from_dict(DetConfig, {"solver": {"milestones": [1, 2]}, "data": {"classes": []}})
     assert config == DetConfig(solver=SolverConfig(milestones=(1, 2)), data=DataConfig(classes=()))
     assert hash(config) == hash(DetConfig(solver=SolverConfig(milestones=(1, 2)), data=DataConfig(classes=())))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (5, ["5"]),
+        ([], ["[]"]),
+        ({"data": 5}, ["data is 5", "DataConfig"]),
+        ({"data": None}, ["data is None", "DataConfig"]),
+        ({"model": {"norm": True}}, ["model.norm is True", "Literal['frozen', 'group', 'sync_batch']"]),
+        ({"model": {"freeze": 1}}, ["model.freeze is 1", "tuple[str, ...]"]),
+        ({"model": {"freeze": ["conv1", 1]}}, ["model.freeze is ('conv1', 1)", "tuple[str, ...]"]),
+        ({"roi": {"box_stds": [0.1, 0.1, 0.2]}}, ["roi.box_stds", "tuple[float, float, float, float]"]),
+        ({"roi": {"box_stds": [0.1, 0.1, 0.2, 0]}}, ["roi.box_stds", "each value must be at least 0.001"]),
+        ({"solver": {"steps": 1.5}}, ["solver.steps is 1.5", "int"]),
+        ({"solver": {"lr": math.nan}}, ["solver.lr is nan", "at least 0"]),
+    ],
+)
+def test_from_dict_refuses_what_a_damaged_file_may_hold(
+    values: Any, words: list[str], refuses: Callable[..., object]
+) -> None:
+    with refuses(*words):
+        from_dict(DetConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"config": "5"}, ["5"]),
+        ({"config": '{"data": 5}'}, ["data is 5"]),
+        ({"config": '{"model": {"norm": true}}'}, ["model.norm is True"]),
+        ({"config": '{"model": {"anchor_scales": 7}}'}, ["model.anchor_scales is 7"]),
+        ({"config": '{"model": {"anchor_scales": []}}'}, ["model.anchor_scales is ()"]),
+        ({"config": '{"data": {"test_short_side": 0}}'}, ["data.test_short_side is 0"]),
+        ({"config": '{"roi": {"box_stds": [NaN, 1, 1, 1]}}'}, ["roi.box_stds is (nan, 1, 1, 1)"]),
+        ({"classes": "5"}, ["classes"]),
+        ({"classes": '["a", 5]'}, ["classes"]),
+    ],
+)
+def test_weights_with_damaged_settings(
+    changed: dict[str, str], words: list[str], tmp_path: Path, refuses: Callable[..., object]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    metadata = {"format": "resdet-detector-2", "classes": "[]", "config": "{}", "step": "1"}
+    save_file({"a": torch.zeros(1)}, path, metadata)
+    assert load_model(path).config == DetConfig()
+    save_file({"a": torch.zeros(1)}, path, metadata | changed)
+    with refuses(path, "cannot be used", *words):
+        load_model(path)
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
 
     def step(name: str, *own: str) -> str:
         print_on_main(f"— {name}")
-        return str(go_on(train_det.main, (recipe, *settings, *own), settings, folder, name))
+        return str(go_on(train_det.main, (recipe, *settings, *own), folder, name))
 
     first = step(STEPS[0], *rpn_alone)
     proposals = folder / f"{STEPS[0]}.npz"

@@ -98,7 +98,7 @@ def run(study: Study, folder: Path, settings: Sequence[str]) -> None:
 def train(label: str, recipe: Sequence[str], settings: Sequence[str], folder: Path) -> Trained:
     """Train a network, or go on with it, or find that it is done."""
     runtimes.print_on_main(f"— {label}")
-    run = go_on(train_cls.main, (*recipe, *settings), settings, folder, label.replace(" ", "-"))
+    run = go_on(train_cls.main, (*recipe, *settings), folder, label.replace(" ", "-"))
     return runtimes.from_main(lambda: measure(run))
 
 

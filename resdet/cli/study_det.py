@@ -175,7 +175,7 @@ def train(label: str, row: Row, settings: Sequence[str], folder: Path) -> Path:
         alternate.main([*start, "--runs", str(folder), "--name", name])
         return folder / name / row.step
     make_proposals(start)
-    return go_on(train_det.main, start, settings, folder, name)
+    return go_on(train_det.main, start, folder, name)
 
 
 def make_proposals(start: Sequence[str]) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resdet.classification.classifier import Classifier, build_classifier, classification_loss, mixed_loss
-from resdet.cli.run import check, parse
+from resdet.cli.run import check, measure, parse
 from resdet.config import ClsConfig, to_dict
 from resdet.data.build_cls import (
     Images,
@@ -21,8 +21,9 @@ from resdet.data.build_cls import (
     pixel_statistics,
     read_images,
 )
+from resdet.data.image_folder import ImageFolder
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import ModelFile, load_model, save_model, write_text
+from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit, write_figures
 from resdet.engine.runtime import Runtime
@@ -58,8 +59,6 @@ def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:
         say(start_classifier(model, config, classes))
     if config.solver.compile:
         model.network.compile()
-    if runtime.is_main:
-        write_text(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
 
     def batches(start: int) -> Iterator[ClsBatch]:
         return cls_training_batches(training, config, runtime, start)
@@ -84,7 +83,10 @@ def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:
         batches=batches,
         evaluate=evaluate,
         metric=config.test.metric,
+        measure=measure(config, *identity(validation)),
         save_model=save,
+        classes=classes,
+        config=to_dict(config),
         solver=config.solver,
         seed=config.seed,
         runtime=runtime,
@@ -100,6 +102,11 @@ def train(config: ClsConfig, runtime: Runtime, resume: bool) -> None:
     if runtime.is_main:
         plot_classification(read_metrics(folder / "metrics.jsonl"), folder / "curves.png")
     say(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
+
+
+def identity(images: Images) -> list[np.ndarray]:
+    """What tells these images from others: themselves, or where they lie below their folder."""
+    return [images.files if isinstance(images, ImageFolder) else images.images, images.labels]
 
 
 def to_device(batch: ClsBatch, device: torch.device) -> tuple[Tensor, Tensor, Crop | None]:

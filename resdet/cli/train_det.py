@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from resdet.cli.eval_det import score
-from resdet.cli.run import check, parse
+from resdet.cli.run import check, measure, parse
 from resdet.config import DetConfig, to_dict
 from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations, training_batches, validation_batches
@@ -17,7 +17,7 @@ from resdet.data.check import check_annotations, summary
 from resdet.detection.build import build_detector
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import ModelFile, save_model, write_text
+from resdet.engine.checkpoint import ModelFile, save_model
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit
 from resdet.engine.runtime import Runtime
@@ -53,8 +53,6 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     model = build_detector(config, len(classes))
     if not resume:
         say(start_detector(model, config, classes))
-    if runtime.is_main:
-        write_text(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
 
     def batches(start: int) -> Iterator[Batch]:
         return training_batches(training, config, runtime, start)
@@ -76,7 +74,10 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
         batches=batches,
         evaluate=evaluate,
         metric=config.test.metric,
+        measure=measure(config, *identity(validation)),
         save_model=save,
+        classes=classes,
+        config=to_dict(config),
         solver=config.solver,
         seed=config.seed,
         runtime=runtime,
@@ -86,6 +87,12 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
     if runtime.is_main:
         plot_detection(read_metrics(folder / "metrics.jsonl"), folder / "curves.png")
     say(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
+
+
+def identity(annotations: Annotations) -> list[np.ndarray]:
+    """All that an evaluation reads of the annotations."""
+    own = annotations
+    return [own.ids, own.sizes, own.offsets, own.boxes, own.labels, own.difficult, own.areas]
 
 
 def tell_findings(training: Annotations, validation: Annotations, config: DetConfig) -> None:

@@ -4,6 +4,7 @@ A recipe in configs/ is a Python file with ``config = DetConfig(...)`` or ``conf
 what differs from the defaults.
 """
 
+from resdet.config.check import check_config
 from resdet.config.cifar import cifar10
 from resdet.config.classification import (
     ClsConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "RoIConfig",
     "SolverConfig",
     "TestConfig",
+    "check_config",
     "cifar10",
     "detectron2_c4",
     "from_dict",

@@ -6,8 +6,9 @@ The defaults are ResNet-50 on ImageNet (He et al. 2015, §3.4).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from resdet.config.ranges import BatchSize, Fraction, NonEmpty, Range, Seed, SmallPixels, Step, Workers
 from resdet.config.solver import SolverConfig
 
 
@@ -23,24 +24,24 @@ class ClsDataConfig:
     """training split; of CIFAR always train"""
     val: str = "val"
     """validation split; of CIFAR always test"""
-    held_out: int = 0
+    held_out: Step = 0
     """so many training images, drawn at random, validate in the place of `val` (§4.2: 5,000 of 50,000)"""
-    size: int = 224
+    size: SmallPixels = 224
     """pixels; side of what enters the network. CIFAR's images are enlarged to it if they are smaller"""
-    short_sides: tuple[int, int] = (256, 480)
+    short_sides: tuple[SmallPixels, SmallPixels] = (256, 480)
     """pixels; an image's shorter side in training is drawn from this range, then a crop of `size`; not of CIFAR"""
-    test_short_side: int = 256
+    test_short_side: SmallPixels = 256
     """pixels; an image's shorter side in evaluation, then the centre of `size`; not of CIFAR"""
-    padding: int = 4
+    padding: Annotated[int, Range(0, 512)] = 4
     """pixels of zeros at each side of a CIFAR image, out of which a random crop is taken (§4.2)"""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """probability of a horizontal flip"""
     color: Literal["none", "pca", "jitter"] = "pca"
     """change of colours: along ImageNet's principal components (AlexNet), or brightness, contrast, saturation and
     hue; not of CIFAR"""
-    operations: int = 0
+    operations: Annotated[int, Range(0, 100)] = 0
     """random distortions of each image, as in RandAugment; not of CIFAR"""
-    workers: int = 8
+    workers: Workers = 8
     """processes that read images, for each training process; CIFAR needs none"""
     source: str = "see datasets/README.md"
     """where the data set comes from, shown when it is missing"""
@@ -52,7 +53,7 @@ class ClsModelConfig:
 
     family: Literal["imagenet", "cifar"] = "imagenet"
     """a stride of 32 on large images (Table 1), or of 4 on images of 32 pixels (§4.2)"""
-    depth: int = 50
+    depth: Annotated[int, Range(8, 10_000)] = 50
     """layers: 18, 34, 50, 101, 152 or 200; of CIFAR 6n + 2, with bottlenecks 9n + 2"""
     bottleneck: bool = False
     """units of three convolutions in a CIFAR network; in an ImageNet network the depth decides"""
@@ -75,9 +76,9 @@ class ClsModelConfig:
 class ClsLossConfig:
     """What is minimised: the cross-entropy."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     """share of the target that is spread over all classes"""
-    mixup: float = 0.0
+    mixup: Annotated[float, Range(0.001, 100, or_zero=True)] = 0.0
     """α of the Beta distribution that pairs of images are mixed with; 0 mixes none"""
 
 
@@ -87,13 +88,13 @@ class ClsTestConfig:
 
     views: Literal["1-crop", "10-crop", "dense"] = "1-crop"
     """the centre; centre, corners and their mirror images; or the whole image, fully convolutional"""
-    scales: tuple[int, ...] = (224, 256, 384, 480, 640)
+    scales: NonEmpty[SmallPixels] = (224, 256, 384, 480, 640)
     """pixels; shorter sides whose scores are averaged in dense evaluation (Table 4)"""
-    batch_size: int = 100
+    batch_size: BatchSize = 100
     """images at a time in each process; dense evaluation takes one"""
     metric: Literal["top1", "top5"] = "top1"
     """the accuracy that picks the best checkpoint"""
-    recalibrate: int = 0
+    recalibrate: Step = 0
     """training images over which the best model's batch-norm statistics are averaged at the end of the training, in
     place of moving averages (appendix A); 0 leaves them"""
 
@@ -109,7 +110,7 @@ class ClsConfig:
     weights: str = ""
     """start from: a run folder or a weights file of the same network, other classes get a new last layer; empty
     starts from scratch"""
-    seed: int = 0
+    seed: Seed = 0
     """all randomness follows from this and the step"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""

@@ -6,8 +6,23 @@ The defaults are the ResNet entry on PASCAL VOC (He et al. 2015, appendix A, wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from resdet.config.ranges import (
+    BatchSize,
+    Cells,
+    Channels,
+    Count,
+    Decay,
+    Factor,
+    Fraction,
+    NonEmpty,
+    Pixels,
+    Positive,
+    Range,
+    Seed,
+    Workers,
+)
 from resdet.config.solver import SolverConfig
 
 # In the order of the VOC results tables.
@@ -62,24 +77,24 @@ class DataConfig:
     proposals: tuple[str, ...] = ()
     """files of region proposals, of training and of validation images, best first; with an RPN, they take the place
     of its own"""
-    repeat: float = 0.0
+    repeat: Fraction = 0.0
     """classes in less than this share of the images are shown more often, √(repeat / share) times (repeat-factor
     sampling: Gupta et al. 2019; 0.001 there); 0 shows every image once"""
     empty_images: bool = True
     """train on images in which nothing is annotated, too"""
-    short_sides: tuple[int, ...] = (600,)
+    short_sides: NonEmpty[Pixels] = (600,)
     """pixels; an image's shorter side in training, drawn anew each time if there are several (Fast R-CNN §4)"""
-    test_short_side: int = 600
+    test_short_side: Pixels = 600
     """pixels; an image's shorter side in evaluation (Faster R-CNN §3.3)"""
-    max_side: int = 1000
+    max_side: Pixels = 1000
     """pixels; the longer side never exceeds this (Fast R-CNN §4)"""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """probability of a horizontal flip (Fast R-CNN §2.3)"""
-    photometric: float = 0.0
+    photometric: Fraction = 0.0
     """probability of a change of brightness, contrast, saturation and hue"""
     group_by_aspect: bool = True
     """landscape and portrait images do not share a batch, which saves padding"""
-    workers: int = 2
+    workers: Workers = 2
     """processes that read images, for each training process; 0 reads in the training process"""
     source: str = "see datasets/README.md"
     """where the data set comes from, shown when it is missing"""
@@ -103,31 +118,31 @@ class ModelConfig:
     """frozen batch normalisation for fine-tuning (appendix A); group and sync_batch train from scratch"""
     freeze: tuple[str, ...] = ("conv1", "conv2_x")
     """stages that are not trained"""
-    anchor_scales: tuple[float, ...] = (128, 256, 512)
+    anchor_scales: NonEmpty[Annotated[float, Range(1, 10_000)]] = (128, 256, 512)
     """pixels of the resized image; square root of an anchor's area (Faster R-CNN §3.3)"""
-    anchor_ratios: tuple[float, ...] = (0.5, 1, 2)
+    anchor_ratios: NonEmpty[Annotated[float, Range(0.01, 100)]] = (0.5, 1, 2)
     """height over width (Faster R-CNN §3.3)"""
     anchor_center: Literal["cell", "corner"] = "cell"
     """anchors sit at the centre of their cell of 16 pixels, or at its upper left corner as in detectron2"""
-    rpn_channels: int = 512
+    rpn_channels: Channels = 512
     """channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)"""
     pooling: Literal["pool", "align", "pyramid", "warp"] = "pool"
     """RoI max pooling as in the papers, RoI align (Mask R-CNN §3), spatial pyramids (SPPnet §2.2), or every region
     cut out of the image and warped (R-CNN)"""
-    pool_size: int = 7
+    pool_size: Cells = 7
     """cells along each side of a pooled region: 7 with conv5_stride 1, 14 with conv5_stride 2; pixels if warped"""
-    pyramid: tuple[int, ...] = (6, 3, 2, 1)
+    pyramid: NonEmpty[Cells] = (6, 3, 2, 1)
     """bins along each side of a pyramid's levels (SPPnet §4)"""
-    maxout: tuple[float, ...] = ()
+    maxout: tuple[Annotated[float, Range(0.01, 1)], ...] = ()
     """sizes, in shares of the image's, each region is pooled from the two that suit it, the larger feature of both
     (networks on conv feature maps, §3.3: 0.4 0.48 0.57 0.72 1); empty pools from one map"""
     body: Literal["conv5", "layers"] = "conv5"
     """what follows the pooling: the network's own conv5_x, or `convs` and `fcs` (networks on conv feature maps)"""
-    convs: tuple[int, ...] = ()
+    convs: tuple[Channels, ...] = ()
     """channels of the 3×3 convolutions of a body of layers"""
-    fcs: tuple[int, ...] = (4096, 4096)
+    fcs: tuple[Channels, ...] = (4096, 4096)
     """outputs of its fully connected layers (fc6 and fc7 of VGG-16)"""
-    dropout: float = 0.5
+    dropout: Decay = 0.5
     """of their outputs"""
     conv5_stride: Literal[1, 2] = 1
     """stride of conv5_x on pooled regions"""
@@ -140,45 +155,48 @@ class ModelConfig:
 class RPNConfig:
     """Training of the region proposal network (Faster R-CNN §3.1)."""
 
-    batch: int = 256
+    batch: Count = 256
     """anchors sampled from an image (§3.1.3)"""
-    foreground_fraction: float = 0.5
+    foreground_fraction: Fraction = 0.5
     """at most this share of them is positive (§3.1.3)"""
-    foreground_iou: float = 0.7
+    foreground_iou: Positive = 0.7
     """an anchor with at least this IoU is positive (§3.1.2)"""
-    background_iou: float = 0.3
+    background_iou: Fraction = 0.3
     """an anchor with less than this IoU with every object is negative (§3.1.2)"""
     cross_boundary: bool = False
     """train on anchors that leave the image; the paper leaves them out (§3.3)"""
-    before_nms: int = 12000
+    before_nms: Count = 12000
     """proposals kept by score before non-maximum suppression in training"""
-    after_nms: int = 2000
+    after_nms: Count = 2000
     """proposals kept in training (§3.3), of those given too"""
-    nms_iou: float = 0.7
+    nms_iou: Fraction = 0.7
     """overlap above which the worse proposal goes, also at test time (§3.3)"""
-    min_size: float = 0.0
+    min_size: Annotated[float, Range(0, 10_000)] = 0.0
     """pixels; proposals with a shorter side are dropped"""
-    beta: float = 1 / 9
+    beta: Factor = 1 / 9
     """smooth L1 is quadratic below this; the authors' σ = 3"""
-    box_weight: float = 1.0
+    box_weight: Factor = 1.0
     """of the box term; 1 is about the paper's λ = 10 (eq. 1, see CONVENTIONS.md)"""
+
+
+BoxStd = Annotated[float, Range(0.001, 100)]
 
 
 @dataclass(frozen=True)
 class RoIConfig:
     """Training of the head (Fast R-CNN §2.3)."""
 
-    batch: int = 128
+    batch: Count = 128
     """regions sampled from an image"""
-    foreground_fraction: float = 0.25
+    foreground_fraction: Fraction = 0.25
     """at most this share of them covers an object"""
-    foreground_iou: float = 0.5
+    foreground_iou: Positive = 0.5
     """a region with at least this IoU with an object is foreground"""
-    background_iou: tuple[float, float] = (0.0, 0.5)
+    background_iou: tuple[Fraction, Fraction] = (0.0, 0.5)
     """background has a highest IoU in [low, high); Fast R-CNN has 0.1 for low, joint training 0"""
-    box_stds: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    box_stds: tuple[BoxStd, BoxStd, BoxStd, BoxStd] = (0.1, 0.1, 0.2, 0.2)
     """box targets are divided by these (the authors' code)"""
-    beta: float = 1.0
+    beta: Factor = 1.0
     """smooth L1 is quadratic below this (Fast R-CNN eq. 3)"""
     mining: bool = False
     """train on the regions of the highest loss among all proposals, not on random ones (online hard example mining,
@@ -189,33 +207,33 @@ class RoIConfig:
 class TestConfig:
     """From scores to detections."""
 
-    before_nms: int = 6000
+    before_nms: Count = 6000
     """proposals kept by score before non-maximum suppression"""
-    after_nms: int = 300
+    after_nms: Count = 300
     """proposals that reach the head (He et al. 2015, appendix A), of those given too"""
-    min_score: float = 0.05
+    min_score: Fraction = 0.05
     """detections with a lower score are dropped (the authors' code)"""
-    nms_iou: float = 0.3
+    nms_iou: Fraction = 0.3
     """overlap above which the worse detection of a class goes (the authors' code)"""
-    max_detections: int = 100
+    max_detections: Count = 100
     """kept for an image"""
     refine: bool = False
     """pool again from the boxes that were found, and join both predictions (He et al. 2015, appendix B)"""
-    vote_iou: float = 0.0
+    vote_iou: Fraction = 0.0
     """overlap from which boxes of a class vote, by their scores, on where a detection is (appendix B; 0.5 there); 0
     takes no vote"""
-    scales: tuple[int, ...] = ()
+    scales: tuple[Pixels, ...] = ()
     """pixels; shorter sides of the images, of which each region is pooled from the two that suit it (appendix B:
     200 400 600 800 1000); empty has one scale"""
     flip: bool = False
     """look at the mirror image too, and take the mean"""
-    soft_nms: float = 0.0
+    soft_nms: Annotated[float, Range(0.001, 100, or_zero=True)] = 0.0
     """σ with which scores of overlapping boxes decay in place of suppression (Bodla et al. 2017: 0.5); 0 suppresses
     """
     ensemble: tuple[str, ...] = ()
     """run folders or weights files of further detectors of the same classes: proposals are joined, the heads' means
     taken (appendix B)"""
-    batch_size: int = 1
+    batch_size: BatchSize = 1
     """images at a time in each process"""
     metric: Literal["map07", "map", "ap", "ap50"] = "map07"
     """what picks the best checkpoint: VOC2007's 11-point mAP, VOC's area under the curve, or COCO's AP or AP50"""
@@ -234,7 +252,7 @@ class DetConfig:
     file of resdet, torchvision or MSRA; empty starts from scratch"""
     learn: Literal["all", "rpn", "head"] = "all"
     """train all, or only the RPN or the head, and what of the trunk is not frozen (Faster R-CNN §3.2)"""
-    seed: int = 0
+    seed: Seed = 0
     """all randomness follows from this and the step"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints, overload
 
 import tyro
-from typeguard import TypeCheckError, check_type
 
+from resdet.config.check import check_config
 from resdet.config.classification import ClsConfig
 from resdet.config.detection import DetConfig
 from resdet.errors import UserError, reason
@@ -44,28 +44,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[Any]
         raise UserError(f"The recipe {path} cannot be read: {_explain(error)}") from error
     if not isinstance(config, kind):
         raise UserError(f"The recipe {path} must define `config = {kind.__name__}(...)`.")
-    _check_types(config, path)
+    check_config(config, f"The recipe {path}")
     if not config.name:
         config = dataclasses.replace(config, name=path.stem)
     return override(config, overrides)
 
 
 def override(config: C, overrides: Sequence[str]) -> C:
-    """`config` with command-line overrides applied."""
-    return tyro.cli(tyro.conf.AvoidSubcommands[type(config)], default=config, args=list(overrides))  # type: ignore[misc]
-
-
-def _check_types(config: Any, recipe: Path, section: str = "") -> None:
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(hint) and isinstance(value, hint):  # type: ignore[arg-type]
-            _check_types(value, recipe, f"{name}.")
-            continue
-        try:
-            check_type(value, hint)
-        except TypeCheckError as error:
-            kind = hint.__name__ if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
-            raise UserError(f"The recipe {recipe} sets {section}{name} to {value!r}: it must be {kind}.") from error
+    """`config` with command-line overrides applied. Raises UserError for a value that a setting cannot have."""
+    changed = tyro.cli(tyro.conf.AvoidSubcommands[type(config)], default=config, args=list(overrides))  # type: ignore[misc]
+    check_config(changed)
+    return changed
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -73,19 +62,28 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The inverse of `to_dict`, also after a way through JSON. Raises UserError for an unknown setting."""
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}: the config was written by another version.")
-    return cls(**{name: _revive(hints[name], value) for name, value in values.items()})
+def from_dict(cls: type[T], values: Any) -> T:
+    """The inverse of `to_dict`, also after a way through JSON.
+
+    Raises UserError for an unknown setting, and for a value that a setting cannot have.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"A {cls.__name__} is read from names and values, not from {values!r}.")
+    config = _revive(cls, values)
+    check_config(config)
+    return config
 
 
 def _revive(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)  # type: ignore[arg-type]
-    return tuple(value) if isinstance(value, list) else value
+    """Dictionaries become configs and lists tuples; all else, and what should be otherwise, stays as it is."""
+    if not dataclasses.is_dataclass(hint) or not isinstance(value, dict):
+        return tuple(value) if isinstance(value, list) else value
+    hints = get_type_hints(hint)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        name = hint.__name__  # type: ignore[union-attr]
+        raise UserError(f"{name} has no setting {unknown[0]!r}: the config was written by another version.")
+    return hint(**{name: _revive(hints[name], own) for name, own in value.items()})  # type: ignore[operator]
 
 
 def _explain(error: Exception) -> str:

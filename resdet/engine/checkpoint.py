@@ -106,9 +106,15 @@ def load_any_model(path: str | Path) -> ModelFile[Any]:
         raise UserError(f"{path} is no network of resdet, its metadata do not say so: pass a run folder.")
     try:
         config = from_dict(FORMATS[metadata["format"]], json.loads(metadata["config"]))
-        return ModelFile(weights, tuple(json.loads(metadata["classes"])), config, int(metadata["step"]))
+        return ModelFile(weights, _names(json.loads(metadata["classes"])), config, int(metadata["step"]))
     except (KeyError, ValueError, UserError) as error:
         raise UserError(f"{path} cannot be used ({reason(error)}): use the resdet that wrote it.") from error
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UserError("its classes are not a list of names")
+    return tuple(found)
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -49,34 +49,48 @@ def fit(
     batches: Callable[[int], Iterator[NamedBatch]],
     evaluate: Callable[[Any], dict[str, float]],
     metric: str,
+    measure: Mapping[str, Any],
     save_model: Callable[[Any, Path, int], None],
+    classes: tuple[str, ...],
+    config: Mapping[str, Any],
     solver: SolverConfig,
     seed: int,
     runtime: Runtime,
     folder: Path,
     resume: bool,
 ) -> None:
-    """Train `model` and leave the run folder with weights, state and metrics.
+    """Train `model` and leave the run folder with config, weights, state and metrics.
 
     Args:
         losses: network, batch → loss terms
         batches: first step → its batches and those of all later steps, `solver.accumulate` for each step
         evaluate: network → figures, the same on every process
         metric: the figure whose highest value marks the best model
+        measure: settings and data, by name, that the figure depends on: only alike ones are compared
         save_model: network, path, step → writes the weights
-        folder: model.safetensors (best), last.safetensors, state.pt, metrics.jsonl, metrics.json
+        classes: names in the order of the labels
+        config: all settings, for config.json
+        folder: config.json, model.safetensors (best), last.safetensors, state.pt, metrics.jsonl, metrics.json
         resume: go on from the folder's state.pt
     """
-    state = TrainState(model, solver, runtime)
+    state, checkpoint = TrainState(model, solver, runtime, classes), folder / "state.pt"
     if resume:
-        state.load_state_dict(from_main(lambda: load_state(folder / "state.pt")))
-    elif runtime.is_main:  # so that a training can be resumed from its first moment
-        save_state(folder / "state.pt", state.state_dict())
+        state.load_state_dict(from_main(lambda: load_state(checkpoint)), checkpoint)
+    progress = state.progress
+    other_measure = progress.compare_by(measure)
+    if runtime.is_main:  # only now: what cannot be resumed keeps its config
+        write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+        if not resume:  # so that a training can be resumed from its first moment
+            save_state(checkpoint, state.state_dict())
     network = DistributedDataParallel(model) if runtime.world > 1 else model
 
-    progress = state.progress
     stream = batches(progress.step)
     with TrainLog(folder, progress.step, solver.steps) if runtime.is_main else nullcontext() as log:
+        if log and other_measure:
+            log.say(
+                f"The best model so far was measured otherwise ({', '.join(other_measure)}): the search for the "
+                f"best starts anew, and the next evaluation replaces {folder}/model.safetensors."
+            )
         while not progress.end(solver):
             lr = state.set_lr()
             model.train()
@@ -99,7 +113,7 @@ def fit(
             if evaluates:
                 _evaluate(evaluate, metric, state, log, save_model, folder)
             if saves and runtime.is_main:
-                save_state(folder / "state.pt", state.state_dict())
+                save_state(checkpoint, state.state_dict())
         if log:
             log.say(f"The training ends here: {progress.end(solver)}.")
 

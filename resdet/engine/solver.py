@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn, optim
 
@@ -37,3 +38,14 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.Optimizer:
     if solver.optimizer == "adamw":
         return optim.AdamW(groups, lr=solver.lr)
     return optim.SGD(groups, lr=solver.lr, momentum=solver.momentum)
+
+
+def restore_optimizer(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over the momenta of a saved optimizer, not its settings: those of `optimizer` are the present config's.
+
+    Raises ValueError if it trained other parameters, or in other groups.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError("its optimizer has other groups of parameters")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resdet.config import SolverConfig
 from resdet.engine.runtime import Runtime
-from resdet.engine.solver import build_optimizer, lr_at
+from resdet.engine.solver import build_optimizer, lr_at, restore_optimizer
+from resdet.errors import UserError, reason
+from resdet.nn.weights import load_strictly
 
 
 @dataclass
@@ -26,6 +30,8 @@ class Progress:
     """evaluations since then"""
     plateaus: int = 0
     """how often that many were a plateau"""
+    measure: dict[str, Any] = field(default_factory=dict)
+    """what `best` was measured by: settings, and the data"""
 
     def end(self, solver: SolverConfig) -> str:
         """Why the training is over, or nothing if it is not."""
@@ -42,16 +48,35 @@ class Progress:
         self.plateaus += self.stale > 0 and self.stale % solver.plateau == 0
         return better
 
+    def compare_by(self, measure: Mapping[str, Any]) -> list[str]:
+        """Compare evaluations by `measure` from now on → what is different from the measure of the best so far.
+
+        Figures of different measures cannot be compared: the search for the best starts anew. The plateaus stay,
+        since the learning rate follows from them.
+        """
+        names = sorted({*measure, *self.measure})
+        different = [name for name in names if measure.get(name) != self.measure.get(name)]
+        found = math.isfinite(self.best)
+        if different:
+            self.best, self.stale = -math.inf, 0
+        self.measure = dict(measure)
+        return different if found else []
+
 
 class TrainState:
     """Model, optimizer, scaler, moving average and progress of one training.
 
     No random states: each step's randomness follows from its number.
+
+    Args:
+        classes: names in the order of the labels; a checkpoint is for these only
     """
 
-    def __init__(self, model: nn.Module, solver: SolverConfig, runtime: Runtime) -> None:
+    def __init__(
+        self, model: nn.Module, solver: SolverConfig, runtime: Runtime, classes: tuple[str, ...] = ()
+    ) -> None:
         model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model, self.solver, self.progress = model, solver, Progress()
+        self.model, self.solver, self.classes, self.progress = model, solver, classes, Progress()
         self.optimizer = build_optimizer(model, solver)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         decay = get_ema_multi_avg_fn(solver.ema)
@@ -72,6 +97,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors, numbers and containers."""
         return {
+            "classes": self.classes,
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -79,11 +105,28 @@ class TrainState:
             "average": self.average.state_dict() if self.average else {},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+    def load_state_dict(self, state: dict[str, Any], source: Path) -> None:
+        """The inverse of `state_dict`. What is a setting, as the optimizer's weight decay, stays what it is now.
+
+        Raises UserError, which names the file `source`, for the state of another training or another version.
+        """
+        try:
+            if state["classes"] != self.classes:
+                raise UserError(
+                    f"The data have other classes than {source.parent} was trained on: start a new training with "
+                    f"--weights {source.parent}."
+                )
+            self._restore(state, str(source))
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{source} does not fit this training ({reason(error)}): use the resdet that wrote it, or start "
+                f"a new training with --weights {source.parent}."
+            ) from error
+
+    def _restore(self, state: dict[str, Any], source: str) -> None:
         self.progress = Progress(**state["progress"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_strictly(self.model, state["model"], source)
+        restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # nothing, if the precision was not fp16 so far
             self.scaler.load_state_dict(state["scaler"])
         if self.average and state["average"]:  # the average may begin, or end, at a resume
