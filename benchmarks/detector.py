@@ -4,8 +4,8 @@
     python benchmarks/detector.py --short-side 800 --proposals 1000 --allocator stock
 
 The plain side is the network as it trains, eager, in float32, with torchvision's operators and torch's own
-normalisation; the fast side is `resdet.inference.fast`, in float32 and in bfloat16. All have the random weights of
-one ResNet-101 with the C4 head that detectron2 made common (RoI align 14×14, stride in the first 1×1). They take
+normalisation; the fast side is `resdet.inference.optimize`, in float32 and in bfloat16. All have the random weights
+of one ResNet-101 with the C4 head that detectron2 made common (RoI align 14×14, stride in the first 1×1). They take
 turns; medians and ratios of the medians are printed. Peak memory is that of a process of its own for each.
 
 The allocator is stock, or tuned to keep what is freed, as resdet's commands tune it.
@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from resdet.config import DetConfig
-from resdet.detection.build import build_detector
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.runtime import Runtime, keep_freed_memory
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
+from resdet.models.build import build_detector
+from resdet.models.faster_rcnn import FasterRCNN
 from resdet.ops import library
 from resdet.types import Detections
 
@@ -50,8 +50,8 @@ def network(depth: int, proposals: int) -> FasterRCNN:
             module.running_var.uniform_(0.8, 1.2)
             module.weight.data.uniform_(0.3, 0.6)
             module.bias.data.normal_(0, 0.1)
-    torch.nn.init.normal_(result.rpn.objectness.weight, std=0.1)
-    torch.nn.init.normal_(result.head.classify.weight, std=0.5)
+    torch.nn.init.normal_(result.rpn.head.objectness_logits.weight, std=0.1)
+    torch.nn.init.normal_(result.roi_heads.box_predictor.cls_score.weight, std=0.5)
     return result.eval().to(memory_format=torch.channels_last)
 
 
@@ -70,7 +70,7 @@ def side(name: str, model: FasterRCNN) -> Run:
 
         return run
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
-    return FastRCNN(model, Runtime(0, 1, torch.device("cpu"), dtype))
+    return OptimizedRCNN(model, Runtime(0, 1, torch.device("cpu"), dtype))
 
 
 def differences(found: Detections, expected: Detections) -> str:

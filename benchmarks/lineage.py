@@ -26,11 +26,11 @@ from resdet.data.images import read_image
 from resdet.data.selective_search import selective_search
 from resdet.data.shapes import render
 from resdet.data.transforms import resize
-from resdet.detection.build import build_detector
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
 from resdet.evaluation.stages import time_stages
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
+from resdet.models.build import build_detector
 from resdet.types import Batch
 
 METHODS = {
@@ -40,12 +40,12 @@ METHODS = {
 }
 
 
-def make(settings: dict[str, object], depth: int, runtime: Runtime) -> FastRCNN:
+def make(settings: dict[str, object], depth: int, runtime: Runtime) -> OptimizedRCNN:
     """A detector of the lineage, of which only the speed matters."""
     torch.manual_seed(0)
     config = DetConfig()
     model = replace(config.model, depth=depth, **settings)  # type: ignore[arg-type]
-    return FastRCNN(build_detector(replace(config, model=model), 20), runtime)
+    return OptimizedRCNN(build_detector(replace(config, model=model), 20), runtime)
 
 
 def main() -> None:

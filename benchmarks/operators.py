@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from resdet import ops
 from resdet.engine.runtime import keep_freed_memory
-from resdet.nn.norm import SyncBatchNorm2d
+from resdet.models.layers.norm import SyncBatchNorm2d
 
 MAPS = ((16, 32), (32, 16), (64, 8), (512, 7))  # channels and side
 

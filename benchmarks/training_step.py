@@ -19,9 +19,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from resdet.config import DetConfig
-from resdet.detection.build import build_detector
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
+from resdet.models.build import build_detector
 from resdet.ops import library
 from resdet.types import Target
 
@@ -35,7 +35,7 @@ def make_step(depth: int, runtime: Runtime, pool_first: bool) -> Callable[[], No
     model = replace(config.model, depth=depth, pooling="align", pool_size=14, conv5_stride=2)
     network = build_detector(replace(config, model=model), 20).to(memory_format=torch.channels_last)
     if pool_first:
-        network.head.body.commutes = lambda: False  # type: ignore[method-assign]
+        network.roi_heads.box_head.commutes = lambda *_: False  # type: ignore[method-assign]
     optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9)
     images, sizes = torch.randint(0, 256, (1, 3, 600, 1000), dtype=torch.uint8), torch.tensor([[600, 1000]])
     boxes = torch.rand(8, 4) * 300

@@ -3,7 +3,7 @@
     python benchmarks/vs_torchvision.py configs/bccd_r18.py --solver.steps 1000
 
 torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 like ours, with the
-recipe's anchors, thresholds and counts; it starts from the same trunk weights. Each batch is given to one
+recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to conv5. Each batch is given to one
 network, then to the other, through the same optimizer step. For recipes that train from scratch (norm
 "sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json, the curves into a .png beside it.
 """
@@ -29,13 +29,14 @@ from torchvision.ops import MultiScaleRoIAlign
 from resdet.cli.eval_det import score
 from resdet.config import DetConfig, load_config
 from resdet.data.build import read_annotations, training_batches
-from resdet.detection.build import build_detector
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
 from resdet.engine.solver import build_optimizer, lr_at
 from resdet.evaluation.predict import to_device
-from resdet.nn.pixels import STYLES
-from resdet.nn.weights import from_torchvision
+from resdet.models.build import build_detector
+from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.layers.pixel_norm import STYLES
+from resdet.models.weights.resnet import from_torchvision
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Detections, Losses, Target
 
@@ -50,10 +51,10 @@ class Torchvision(nn.Module):
         first = resnet.layer4[0]
         for layer in (first.conv1, first.downsample[0]) if model.conv5_stride == 1 else ():
             layer.stride = (1, 1)
-        trunk = nn.Sequential(
+        backbone = nn.Sequential(
             *(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3)
         )
-        trunk.out_channels = channels = 256 * resnet.layer1[0].expansion
+        backbone.out_channels = channels = 256 * resnet.layer1[0].expansion
         anchors = AnchorGenerator((model.anchor_scales,), (model.anchor_ratios,))
         rpn_head = RPNHead(channels, anchors.num_anchors_per_location()[0])
         rpn_head.conv[0][0] = nn.Conv2d(channels, model.rpn_channels, 3, padding=1)
@@ -66,7 +67,7 @@ class Torchvision(nn.Module):
         style = STYLES[model.style]
         self.resnet = [resnet]  # in a list, so that its layers are not registered twice
         self.network = TorchvisionFasterRCNN(
-            trunk,
+            backbone,
             rpn_anchor_generator=anchors,
             rpn_head=rpn_head,
             box_roi_pool=MultiScaleRoIAlign(["0"], model.pool_size, 0),
@@ -95,19 +96,18 @@ class Torchvision(nn.Module):
             _skip_resize=True,
         )
 
-    def copy_trunk_from(self, ours: nn.Module) -> None:
-        """Start trunk and conv5_x from the weights of resdet's detector."""
-        own = self.resnet[0].state_dict()
-        names = from_torchvision({name: torch.empty(0) for name in own if "num_batches" not in name})
-        state = {name.replace("head.conv5_x", "conv5_x"): tensor for name, tensor in ours.state_dict().items()}
-        for theirs, name in zip((n for n in own if "num_batches" not in n), names, strict=True):
-            if name in state:
-                own[theirs].copy_(state[name])
+    def copy_resnet_from(self, ours: FasterRCNN) -> None:
+        """Start conv1 to conv5_x from the weights of resdet's detector, all of which must find their place."""
+        places = from_torchvision(self.resnet[0].state_dict())  # our names → torchvision's tensors
+        for part, module in ours.classifier_parts().items():
+            for name, tensor in module.state_dict().items():
+                if not name.endswith("num_batches_tracked"):
+                    places[f"{part}.{name}"].copy_(tensor)
 
     def forward(
-        self, images: Tensor, sizes: Tensor, targets: list[Target] | None = None
+        self, images: Tensor, sizes: Tensor, targets: list[Target] | None = None, proposals: None = None
     ) -> Losses | list[Detections]:
-        """As `resdet.detection.faster_rcnn.FasterRCNN.forward`, in the mode of the module."""
+        """As `resdet.models.faster_rcnn.FasterRCNN.forward`, in the mode of the module."""
         cut = [image[:, :h, :w].float() / 255 for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
         if targets is None:
             found = self.network(cut)
@@ -126,7 +126,7 @@ def main() -> None:
     seed_everything(config.seed, Purpose.WEIGHTS)
     ours = build_detector(config, len(training.classes))
     theirs = Torchvision(config, len(training.classes))
-    theirs.copy_trunk_from(ours)
+    theirs.copy_resnet_from(ours)
     networks: dict[str, nn.Module] = {"resdet": ours, "torchvision": theirs}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     seconds: dict[str, list[float]] = {name: [] for name in networks}

@@ -66,6 +66,15 @@ class Losses(NamedTuple):
         return self.rpn_cls + self.rpn_box + self.roi_cls + self.roi_box
 
 
+class FeatureMaps(NamedTuple):
+    """What a backbone makes of N images: one map a level, and at several image scales one after the other."""
+
+    maps: list[Tensor]
+    """(N, channels, h, w) each"""
+    strides: list[float]
+    """pixels of the images, as they were given, from cell to cell of each map"""
+
+
 class Crop(NamedTuple):
     """Which part of each padded image to take (He et al. 2015, §4.2)."""
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from resdet.config import DetConfig
-from resdet.detection.build import build_detector
-from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.models.build import build_detector
+from resdet.models.faster_rcnn import FasterRCNN
 
 
 def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
@@ -25,8 +25,8 @@ def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
             module.running_var.uniform_(0.8, 1.2)
             module.weight.data.uniform_(0.3, 0.7)
             module.bias.data.normal_(0, 0.1)
-    torch.nn.init.normal_(network.head.classify.weight, std=0.3)
-    torch.nn.init.normal_(network.rpn.objectness.weight, std=0.1)
+    torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.3)
+    torch.nn.init.normal_(network.rpn.head.objectness_logits.weight, std=0.1)
     return network.eval().to(memory_format=torch.channels_last)
 
 

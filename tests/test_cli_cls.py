@@ -181,15 +181,15 @@ def test_a_folder_trains_an_imagenet_network_that_a_detector_takes_over(
 
     changes = ("--model.norm", "frozen", "--model.freeze", "conv1", "--solver.steps", 1)
     status, out, err = cli("train-det", recipe, "--weights", run, *changes)
-    assert (status, err) == (0, "") and f"trunk and conv5_x from {run}" in out
+    assert (status, err) == (0, "") and f"backbone and conv5_x from {run}" in out
     detector = load_model(recipe.parent / "runs/tiny").weights
     for name in ("running_mean", "running_var"):
         kept = {n: t for n, t in detector.items() if n.endswith(name)}
         assert len(kept) == 20
         for own, tensor in kept.items():
-            theirs = own.replace("head.body.conv5_x", "conv5_x")
+            theirs = own.replace("roi_heads.box_head.conv5_x", "conv5_x")
             assert torch.equal(tensor, recalibrated[f"network.{theirs}"])
-    assert torch.equal(detector["trunk.conv1.conv.weight"], recalibrated["network.trunk.conv1.conv.weight"])
+    assert torch.equal(detector["backbone.conv1.conv.weight"], recalibrated["network.backbone.conv1.conv.weight"])
 
 
 def test_networks_and_data_that_do_not_fit(

@@ -121,7 +121,7 @@ def test_selective_search_needs_its_package(
 # Alternating training
 
 
-def test_alternating_training_shares_its_trunk(recipe: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_alternating_training_shares_its_backbone(recipe: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
     """What each of the four steps learns, and what it leaves alone (Faster R-CNN §3.2)."""
     arguments = ("alternate", recipe, "--runs", tmp_path / "runs", "--name", "four", "--solver.steps", 2)
     assert cli(*arguments)[::2] == (0, "")
@@ -133,10 +133,14 @@ def test_alternating_training_shares_its_trunk(recipe: Path, cli: Callable[..., 
     def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], part: str) -> bool:
         return all(torch.equal(a[name], b[name]) for name in a if name.startswith(part))
 
-    assert same(first, second, "head.classify") is False, "the second step learns a head"
-    assert not same(first, second, "trunk."), "both from the start that they share"
-    assert same(second, third, "trunk.") and same(second, third, "head.") and not same(second, third, "rpn.")
-    assert same(third, fourth, "trunk.") and same(third, fourth, "rpn.") and not same(third, fourth, "head.")
+    assert same(first, second, "roi_heads.box_predictor") is False, "the second step learns a head"
+    assert not same(first, second, "backbone."), "both from the start that they share"
+    assert (
+        same(second, third, "backbone.") and same(second, third, "roi_heads.") and not same(second, third, "rpn.")
+    )
+    assert (
+        same(third, fourth, "backbone.") and same(third, fourth, "rpn.") and not same(third, fourth, "roi_heads.")
+    )
     own = load_config(recipe)
     given = proposals_of(folder / "1_rpn.npz", recipe, "val", own.test.after_nms)
     assert [len(boxes) for boxes in given] == [own.test.after_nms] * 4

@@ -247,7 +247,7 @@ def test_weights_with_damaged_settings(
     changed: dict[str, str], words: list[str], tmp_path: Path, refuses: Callable[..., object]
 ) -> None:
     path = tmp_path / "model.safetensors"
-    metadata = {"format": "resdet-detector-2", "classes": "[]", "config": "{}", "step": "1"}
+    metadata = {"format": "resdet-detector-3", "classes": "[]", "config": "{}", "step": "1"}
     save_file({"a": torch.zeros(1)}, path, metadata)
     assert load_model(path).config == DetConfig()
     save_file({"a": torch.zeros(1)}, path, metadata | changed)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from reference import convolution_literal
 
 from resdet import ops
-from resdet.nn.conv import Conv2d
+from resdet.models.layers.conv import Conv2d
 from resdet.ops import library
 
 compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from resdet import boxes
-from resdet.detection.faster_rcnn import mine
-from resdet.detection.losses import head_loss, region_losses, rpn_loss, smooth_l1
-from resdet.detection.pyramid import lower_scale
-from resdet.detection.rpn import propose
-from resdet.detection.select import Predictions, predict, select, soften, vote
-from resdet.detection.targets import (
+from resdet.inference.test_time import flip_boxes
+from resdet.models.box_coder import BoxCoder
+from resdet.models.faster_rcnn import mine
+from resdet.models.losses import head_loss, region_losses, rpn_loss, smooth_l1
+from resdet.models.poolers import lower_scale
+from resdet.models.postprocess import Predictions, predict, select, soften, vote
+from resdet.models.rpn import propose
+from resdet.models.targets import (
     AnchorTargets,
     RoITargets,
     hardest,
@@ -25,7 +27,6 @@ from resdet.detection.targets import (
     match_anchors,
     sample_rois,
 )
-from resdet.inference.test_time import flip_boxes
 from resdet.types import Target
 
 SIZE = (600.0, 1000.0)
@@ -62,7 +63,7 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         foreground_fraction=0.5,
         foreground_iou=0.3,
         background_iou=(0.0, 0.3),
-        box_stds=STDS,
+        box_coder=BoxCoder(STDS),
     )
     rule_of_proposals = partial(propose, before_nms=30, after_nms=20, nms_iou=0.7, min_size=2.0)
     return {
@@ -74,7 +75,7 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         "rescale": (boxes.rescale, (some, 1.37, 0.73)),
         "flip_boxes": (flip_boxes, (some, 998.7)),
         "lower_scale": (lower_scale, (some, (0.25, 0.5, 1.0))),
-        "predict": (partial(predict, box_stds=STDS), (logits, deltas, [some], sizes)),
+        "predict": (partial(predict, box_coder=BoxCoder(STDS)), (logits, deltas, [some], sizes)),
         "select": (partial(select, **SELECT), (predictions,)),
         "select and vote": (partial(select, **SELECT, vote_iou=0.5), (predictions,)),
         "soft-NMS and vote": (partial(select, **SELECT, vote_iou=0.5, soft_nms=0.5), (predictions,)),

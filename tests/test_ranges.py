@@ -16,7 +16,7 @@ from resdet.config import ClsConfig, DetConfig, from_dict, override, to_dict
 from resdet.config.check import RESNET_DEPTHS, settings
 from resdet.config.ranges import AtLeast, Range
 from resdet.errors import UserError
-from resdet.nn.resnet import ARCHITECTURES
+from resdet.models.backbones.resnet import ARCHITECTURES
 
 KINDS: tuple[type[Any], ...] = (DetConfig, ClsConfig)
 

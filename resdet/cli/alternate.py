@@ -15,9 +15,9 @@ import torch
 from resdet.cli import propose, train_det
 from resdet.cli.run import go_on
 from resdet.config import load_config
-from resdet.detection.build import build_network
 from resdet.engine.runtime import from_main, print_on_main
 from resdet.errors import UserError
+from resdet.models.build import build_network
 
 STEPS = ("1_rpn", "2_head", "3_rpn", "4_head")
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     if config.model.proposals != "rpn":
         raise UserError(f"{recipe} is given its proposals: alternating training is for a detector with an RPN.")
     with torch.device("meta"):
-        stages = [name for name, _ in build_network(config.model).trunk.named_children()]
+        stages = [name for name, _ in build_network(config.model).backbone.named_children()]
     shared = ("--model.freeze", *stages)
     rpn_alone = ("--learn", "rpn", "--solver.eval-every", "0")  # without a head there is nothing to compare
 

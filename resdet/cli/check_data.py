@@ -19,10 +19,10 @@ from resdet.data.build import describe, read_annotations
 from resdet.data.check import Finding, anchor_overlap, check_annotations, resized_boxes, size_histogram, summary
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import ImageError, read_image
-from resdet.detection.anchors import ANCHOR_OFFSETS, base_anchors
 from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
-from resdet.nn.resnet import Trunk
+from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors
+from resdet.models.backbones.resnet import ResNetBackbone
 from resdet.visualize import contact_sheet, draw_finding, plot_data, save_image
 
 SIZES = (0, 16, 32, 64, 128, 256, 512)  # pixels of the resized image; square roots of areas
@@ -100,7 +100,7 @@ def measure(splits: Mapping[str, Annotations], config: DetConfig) -> dict[str, A
         boxes, sizes = resized_boxes(part, short_side, config.data.max_side)
         every = max(1, len(boxes) // MANY)
         offset = ANCHOR_OFFSETS[config.model.anchor_center]
-        overlap = anchor_overlap(boxes[::every], sizes[::every], base, Trunk.stride, offset)
+        overlap = anchor_overlap(boxes[::every], sizes[::every], base, ResNetBackbone.strides[0], offset)
         counts = np.bincount(part.labels, minlength=len(part.classes))
         figures[split] = {
             "images": len(part),

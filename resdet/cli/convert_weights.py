@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resdet.detection.detectron2 import detectron2_settings, from_detectron2_detector, to_detectron2_detector
 from resdet.engine.checkpoint import ModelFile, load_model, save_model, write_atomically
 from resdet.errors import UserError
-from resdet.nn.pixels import STYLES
-from resdet.nn.weights import read_tensors
+from resdet.models.layers.pixel_norm import STYLES
+from resdet.models.weights.detectron2 import detectron2_settings, from_detectron2_detector, to_detectron2_detector
+from resdet.models.weights.resnet import read_tensors
 
 
 def main(arguments: Sequence[str]) -> None:

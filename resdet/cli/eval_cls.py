@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from resdet.classification.classifier import Classifier, build_classifier
 from resdet.config import ClsConfig, load_config
 from resdet.data.build_cls import Images, cls_validation_batches, describe_images, read_images
 from resdet.engine import runtime as runtimes
@@ -20,7 +19,8 @@ from resdet.evaluation.classification import (
     mean_probabilities,
     predict_probabilities,
 )
-from resdet.nn.weights import load_strictly
+from resdet.models.classifier import Classifier, build_classifier
+from resdet.models.weights.resnet import load_strictly
 
 
 def main(arguments: Sequence[str]) -> None:

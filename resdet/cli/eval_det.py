@@ -13,7 +13,6 @@ from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations, validation_batches
 from resdet.data.images import read_image
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime
@@ -25,8 +24,9 @@ from resdet.evaluation.proposals import NUMBERS
 from resdet.evaluation.report import Scores
 from resdet.evaluation.voc import read_voc_results
 from resdet.inference.detector import image_size, prepare
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
+from resdet.models.faster_rcnn import FasterRCNN
 from resdet.types import Detections
 from resdet.visualize import contact_sheet, draw_detections, draw_target, save_image
 
@@ -61,7 +61,9 @@ def evaluate(config: DetConfig, runtime: Runtime) -> None:
         tell(config, "eval", annotations, detections, proposals)
 
 
-def network_and_data(config: DetConfig, runtime: Runtime) -> tuple[FastRCNN | TestTimeRCNN, Annotations, DetConfig]:
+def network_and_data(
+    config: DetConfig, runtime: Runtime
+) -> tuple[OptimizedRCNN | TestTimeRCNN, Annotations, DetConfig]:
     """The network of `config.weights`, the images to try it on, and the config with the size that these must have.
 
     Raises UserError if the config is not that of the network.
@@ -101,7 +103,7 @@ def evaluate_saved(config: DetConfig, saved: Path) -> None:
 
 
 def score(
-    model: FasterRCNN | FastRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
+    model: FasterRCNN | OptimizedRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
 ) -> tuple[Scores, list[Detections]]:
     """Run `model` over all images and score it; the same on every process."""
     found = predict(model, validation_batches(annotations, config, runtime), runtime)

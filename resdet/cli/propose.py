@@ -30,7 +30,7 @@ from resdet.errors import UserError
 from resdet.evaluation.predict import predict_and_propose
 from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
 from resdet.inference.detector import prepare
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
 
 METHODS = ("selective-search", "edge-boxes", "rpn")
@@ -79,7 +79,7 @@ def from_network(annotations: Annotations, config: DetConfig, most: int) -> tupl
 
 
 def time_alone(
-    network: FastRCNN | TestTimeRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
+    network: OptimizedRCNN | TestTimeRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
 ) -> Stages:
     """The seconds of an image while no other process works."""
     batches = islice(validation_batches(annotations, config, runtime.alone()), TIMED_BATCHES)

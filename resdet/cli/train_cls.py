@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.classification.classifier import Classifier, build_classifier, classification_loss, mixed_loss
 from resdet.cli.run import check, measure, parse
 from resdet.config import ClsConfig, to_dict
 from resdet.data.build_cls import (
@@ -29,8 +28,9 @@ from resdet.engine.loop import fit, write_figures
 from resdet.engine.runtime import Runtime
 from resdet.engine.start import start_classifier
 from resdet.evaluation.classification import accuracies, cross_entropy, predict_probabilities
-from resdet.nn.norm import recalibrate
-from resdet.nn.weights import load_strictly
+from resdet.models.classifier import Classifier, build_classifier, classification_loss, mixed_loss
+from resdet.models.layers.norm import recalibrate
+from resdet.models.weights.resnet import load_strictly
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import ClsBatch, ClsLosses, Crop
 from resdet.visualize import plot_classification

@@ -14,8 +14,6 @@ from resdet.config import DetConfig, to_dict
 from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations, training_batches, validation_batches
 from resdet.data.check import check_annotations, summary
-from resdet.detection.build import build_detector
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import ModelFile, save_model
 from resdet.engine.log import read_metrics
@@ -23,6 +21,8 @@ from resdet.engine.loop import fit
 from resdet.engine.runtime import Runtime
 from resdet.engine.start import start_detector
 from resdet.evaluation.predict import mean_losses, to_device
+from resdet.models.build import build_detector
+from resdet.models.faster_rcnn import FasterRCNN
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses
 from resdet.visualize import plot_detection

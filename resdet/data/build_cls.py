@@ -18,7 +18,7 @@ from resdet.data.loader import TrainSampler, test_batches, train_batches
 from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
-from resdet.nn.pixels import STYLES
+from resdet.models.layers.pixel_norm import STYLES
 from resdet.types import ClsBatch
 
 Images = ImageArray | ImageFolder

@@ -12,10 +12,10 @@ import numpy as np
 from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
 from resdet.data.annotations import Annotations
 from resdet.data.check import anchor_overlap, resized_boxes
-from resdet.detection.anchors import base_anchors
-from resdet.nn.resnet import Trunk
+from resdet.models.anchors import base_anchors
+from resdet.models.backbones.resnet import ResNetBackbone
 
-SMALLEST = 1.5 * Trunk.stride  # pixels; objects of fewer cells are hardly found
+SMALLEST = 1.5 * ResNetBackbone.strides[0]  # pixels; objects of fewer cells are hardly found
 LARGEST_SIDE, ENLARGE = 800, 1.5  # pixels of a shorter side; and no image is enlarged more than this
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 500, 20_000
 MANY = 100_000  # boxes that are looked at for the anchors
@@ -118,7 +118,7 @@ def suggest_size(annotations: Annotations) -> tuple[int, int, str]:
     reason = (
         f"Images get a shorter side of {short_side} pixels (their median is {short:.0f}): nine objects in ten are "
         f"then {small * short_side:.0f} pixels or larger (square root of the area); a cell of the feature map has "
-        f"{Trunk.stride}."
+        f"{ResNetBackbone.strides[0]}."
     )
     return short_side, max_side, reason
 
@@ -130,7 +130,7 @@ def suggest_anchors(boxes: np.ndarray, sizes: np.ndarray) -> tuple[tuple[float, 
 
     def reach(scales: Sequence[float], ratios: Sequence[float]) -> float:
         base = base_anchors(scales, ratios).double().numpy()
-        return float((anchor_overlap(boxes, sizes, base, Trunk.stride) >= 0.5).mean())
+        return float((anchor_overlap(boxes, sizes, base, ResNetBackbone.strides[0]) >= 0.5).mean())
 
     powers = [8.0 * 2**n for n in range(7)]  # 8 to 512
     runs = [tuple(powers[a : a + count]) for count in (3, 4, 5) for a in range(len(powers) - count + 1)]

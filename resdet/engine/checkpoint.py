@@ -18,8 +18,8 @@ from resdet.config import ClsConfig, DetConfig, from_dict, to_dict
 from resdet.errors import UserError, reason
 
 FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
-    "resdet-detector-2": DetConfig,
-    "resdet-classifier-1": ClsConfig,
+    "resdet-detector-3": DetConfig,
+    "resdet-classifier-2": ClsConfig,
 }
 C = TypeVar("C", DetConfig, ClsConfig)
 

@@ -7,23 +7,24 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from resdet.config import ClsConfig, DetConfig, ModelConfig
+from resdet.config import ClsConfig, DetConfig
 from resdet.engine.checkpoint import ModelFile, load_any_model, load_model
 from resdet.errors import UserError
-from resdet.nn.timm_trunk import timm_weights
-from resdet.nn.weights import ClassifierWeights, load_strictly, read_classifier, torchvision_weights
+from resdet.models.backbones.timm import timm_weights
+from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.weights.resnet import ClassifierWeights, load_strictly, read_classifier, torchvision_weights
 
-DETECTOR_CLASS_LAYERS = ("head.classify", "head.regress")  # what depends on the classes
+DETECTOR_CLASS_LAYERS = ("roi_heads.box_predictor",)  # what depends on the classes
 CLASSIFIER_CLASS_LAYERS = ("network.fc",)
-NORMLESS = ("vgg16", "zf")  # trunks that know no normalisation of batches
+NORMLESS = ("vgg16", "zf")  # backbones that know no normalisation of batches
 
 
-def start_detector(model: nn.Module, config: DetConfig, classes: tuple[str, ...]) -> str:
+def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...]) -> str:
     """Give the fresh detector `model` the weights that `config.weights` names; returns what came from where.
 
     A detector of resdet is taken whole; if it knows other classes, all but its two last layers, and if one of both
-    has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes the trunk and, where
-    that follows, the body of the head. Raises UserError if a name or shape disagrees.
+    has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes the backbone and, where
+    that follows, the box head. Raises UserError if a name or shape disagrees.
     """
     source, network = config.weights, config.model
     if not source:
@@ -36,16 +37,16 @@ def start_detector(model: nn.Module, config: DetConfig, classes: tuple[str, ...]
     if source in ("torchvision", "torchvision-v2"):
         name = f"resnet{network.depth}" if network.trunk == "resnet" else network.trunk
         if name not in ("vgg16", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))):
-            raise UserError(f"torchvision has no weights of a trunk {name}: name a file, or start from scratch.")
+            raise UserError(f"torchvision has no weights of a backbone {name}: name a file, or start from scratch.")
         tensors = torchvision_weights(name, "V2" if source.endswith("v2") else "V1")
-        return _take_classifier(model, _in_style(ClassifierWeights(tensors, "torchvision"), config, source), config)
+        return _take_classifier(model, _in_style(ClassifierWeights(tensors, "torchvision"), config, source), source)
     if source == "timm":
-        return _take_classifier(model, timm_weights(network.timm), config)
+        return _take_classifier(model, timm_weights(network.timm), source)
     if Path(source).suffix in (".pt", ".pth", ".pkl"):
-        return _take_classifier(model, _in_style(_read_classifier(Path(source)), config, source), config)
+        return _take_classifier(model, _in_style(_read_classifier(Path(source)), config, source), source)
     file = load_any_model(source)
     if isinstance(file.config, ClsConfig):
-        return _take_classifier(model, _classifier_weights(file, config, source), config)
+        return _take_classifier(model, _classifier_weights(file, config, source), source)
     rpn = [weights for weights in (model.state_dict(), file.weights) if any(n.startswith("rpn.") for n in weights)]
     return _take_model(model, file, classes, DETECTOR_CLASS_LAYERS, source, () if len(rpn) != 1 else ("rpn.",))
 
@@ -81,30 +82,13 @@ def _take_model(
     return f"{why}all but {' and '.join(left).replace('rpn.', 'the RPN')} comes from {source}{at_random}."
 
 
-def _take_classifier(model: nn.Module, tensors: Mapping[str, Tensor], config: DetConfig) -> str:
+def _take_classifier(model: FasterRCNN, tensors: Mapping[str, Tensor], source: str) -> str:
     """Of a classifier what the detector has a place for; the rest of the detector stays as it is."""
-    places = classifier_places(config.model)
-    taken = {
-        place + name.removeprefix(part): tensor
-        for name, tensor in tensors.items()
-        for part, place in places.items()
-        if name.startswith(part)
-    }
-    homes = tuple(places.values())
-    fresh = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(homes)}
-    load_strictly(model, {**taken, **fresh}, config.weights)
-    parts = " and ".join(part.rstrip(".") for part in places)
-    return f"{parts} from {config.weights}; all that is not in it starts at random."
-
-
-def classifier_places(model: ModelConfig) -> dict[str, str]:
-    """Where the parts of a classifier go in a detector: prefixes of names there → here."""
-    if model.pooling == "warp":
-        return {"trunk.": "head.body.conv5_x.0.", "conv5_x.": "head.body.conv5_x.1."}
-    if model.body == "conv5":
-        return {"trunk.": "trunk.", "conv5_x.": "head.body.conv5_x."}
-    as_vgg16 = not model.convs and model.fcs == (4096, 4096) and (model.pooling, model.pool_size) == ("pool", 7)
-    return {"trunk.": "trunk."} | ({"fcs.": "head.body.fcs."} if model.trunk == "vgg16" and as_vgg16 else {})
+    parts = model.classifier_parts()
+    for part, module in parts.items():
+        own = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
+        load_strictly(module, own, f"{part} of {source}")
+    return f"{' and '.join(parts)} from {source}; all that is not in it starts at random."
 
 
 def _read_classifier(path: Path) -> ClassifierWeights:

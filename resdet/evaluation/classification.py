@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from resdet.classification.classifier import Classifier
 from resdet.engine.runtime import Runtime, gather
+from resdet.models.classifier import Classifier
 from resdet.types import ClsBatch
 
 

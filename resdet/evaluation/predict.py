@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from resdet.boxes import rescale
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.runtime import Runtime, gather
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
+from resdet.models.faster_rcnn import FasterRCNN
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Detections, Losses, Target
 
@@ -40,7 +40,7 @@ def to_device(batch: Batch, device: torch.device, with_targets: bool = True) -> 
 
 
 def predict(
-    model: FasterRCNN | FastRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime
+    model: FasterRCNN | OptimizedRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime
 ) -> dict[int, Detections]:
     """Detections of each image, by its position in the data set, in pixels of the image as it was read.
 
@@ -55,7 +55,7 @@ def predict(
 
 
 def predict_and_propose(
-    model: FasterRCNN | FastRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime, most: int
+    model: FasterRCNN | OptimizedRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime, most: int
 ) -> dict[int, tuple[Detections, Tensor]]:
     """As `predict`; besides the detections, up to `most` proposals (P, 4) of each image, best first."""
     model.eval()

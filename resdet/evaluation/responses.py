@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resdet.classification.classifier import Classifier
-from resdet.nn.blocks import Unit
+from resdet.models.classifier import Classifier
+from resdet.models.layers.blocks import Unit
 
 
 @torch.no_grad()

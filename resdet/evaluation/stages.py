@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from resdet.evaluation.predict import to_device
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
 from resdet.types import Batch
 
@@ -34,7 +34,7 @@ class Stages(NamedTuple):
 
 
 @torch.no_grad()
-def time_stages(trials: Sequence[tuple[FastRCNN | TestTimeRCNN, Sequence[Batch]]]) -> list[Stages]:
+def time_stages(trials: Sequence[tuple[OptimizedRCNN | TestTimeRCNN, Sequence[Batch]]]) -> list[Stages]:
     """Networks and as many batches for each → the medians of each network over its batches.
 
     The networks take turns, so that whatever else the machine does slows them alike. The first batch of each warms

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resdet import ops
 from resdet.engine.runtime import Runtime
-from resdet.nn.conv import winograd_pays
+from resdet.models.layers.conv import winograd_pays
 
 
 def fused_conv2d(

@@ -18,15 +18,15 @@ from resdet.config import DetConfig
 from resdet.data.detection import pad
 from resdet.data.images import read_image
 from resdet.data.transforms import TestTransform, resize
-from resdet.detection.build import build_detector
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import runtime
 from resdet.engine.checkpoint import ModelFile, load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
-from resdet.nn.weights import load_strictly
+from resdet.models.build import build_detector
+from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.weights.resnet import load_strictly
 
 Picture = str | Path | Image.Image | np.ndarray
 """a file, or RGB pixels: an image of Pillow's, or (H, W, 3) uint8"""
@@ -39,7 +39,7 @@ def restore(file: ModelFile, source: str | Path) -> FasterRCNN:
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def prepare(file: ModelFile[DetConfig], source: str | Path, runtime: Runtime) -> FastRCNN | TestTimeRCNN:
+def prepare(file: ModelFile[DetConfig], source: str | Path, runtime: Runtime) -> OptimizedRCNN | TestTimeRCNN:
     """The network of a model file, with the methods that its test settings ask for.
 
     It is to be given images of `image_size`. Raises UserError if weights do not fit, or the networks of an ensemble
@@ -55,7 +55,7 @@ def prepare(file: ModelFile[DetConfig], source: str | Path, runtime: Runtime) ->
             )
         models.append(restore(replace(other, config=replace(other.config, test=test)), path))
     if len(models) == 1 and not (test.scales or test.flip or test.refine):
-        return FastRCNN(models[0], runtime)
+        return OptimizedRCNN(models[0], runtime)
     short_side = file.config.data.test_short_side
     return TestTimeRCNN(
         models, runtime, short_side=short_side, scales=test.scales, flip=test.flip, refine=test.refine
@@ -93,7 +93,7 @@ class Detector:
 
     def __init__(
         self,
-        network: FastRCNN | TestTimeRCNN,
+        network: OptimizedRCNN | TestTimeRCNN,
         classes: tuple[str, ...],
         transform: TestTransform,
         runtime: Runtime,

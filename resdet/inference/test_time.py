@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from resdet.boxes import rescale
-from resdet.detection.faster_rcnn import FasterRCNN, concatenate
-from resdet.detection.pyramid import MaxoutPool, Pyramid, resize_images
-from resdet.detection.select import Predictions
 from resdet.engine.runtime import Runtime
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
+from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.image_scales import resize_images
+from resdet.models.postprocess import Predictions
 from resdet.precision import full_precision
-from resdet.types import Detections
+from resdet.types import Detections, FeatureMaps
 
 # Mirror images
 
@@ -51,7 +51,7 @@ class View:
     """One look at a batch: what a network makes of the images, or of their mirror images."""
 
     model: FasterRCNN
-    features: Tensor | Pyramid
+    features: FeatureMaps
     flipped: bool
 
 
@@ -86,8 +86,8 @@ class TestTimeRCNN(nn.Module):
         self.base = short_side / max(scales, default=short_side)
         for model in models:
             if scales:
-                set_scales(model, [side / max(scales) for side in sorted(set(scales))])
-        self.models: Any = nn.ModuleList(FastRCNN(model, runtime).model for model in models)
+                model.scales = tuple(side / max(scales) for side in sorted(set(scales)))
+        self.models: Any = nn.ModuleList(OptimizedRCNN(model, runtime).model for model in models)
 
     @torch.no_grad()
     def forward(
@@ -116,15 +116,17 @@ class TestTimeRCNN(nn.Module):
         if self.refine:
             again = self.predict(views, [best_boxes(predictions) for predictions in found], sizes)
             found = [join(*pair) for pair in zip(found, again, strict=True)]
-        return [self.models[0].select(predictions) for predictions in found]
+        return [self.models[0].roi_heads.select(predictions) for predictions in found]
 
-    def propose(self, images: Tensor, sizes: Tensor, views: Sequence[View], **rules: int) -> list[Tensor]:
-        """The proposals (R, 4) of all networks for each image, one network's after another's; `rules` as of rpn."""
+    def propose(
+        self, images: Tensor, sizes: Tensor, views: Sequence[View], after_nms: int | None = None
+    ) -> list[Tensor]:
+        """The proposals (R, 4) of all networks for each image, one network's after another's."""
         small, small_sizes = resize_images(images, sizes, self.base)
         per_model = []
         for model, view in zip(self.models, views, strict=False):  # the first views are not flipped
             features = view.features if self.base == 1 else model.features(small, small_sizes, (1.0,))
-            per_model.append(model.propose_for_test(*model.score_anchors(features), small_sizes, **rules))
+            per_model.append(model.propose(model.score_anchors(features), small_sizes, after_nms=after_nms))
         grow = (sizes / small_sizes).tolist()  # (N, 2) height, width
         return [
             rescale(torch.cat(own), x_scale, y_scale)
@@ -147,8 +149,7 @@ class TestTimeRCNN(nn.Module):
             seen = [
                 flip_boxes(own, width) if view.flipped else own for own, width in zip(rois, widths, strict=True)
             ]
-            outputs = view.model.head(view.features, *concatenate(seen), sizes)
-            found = view.model.predict(*outputs, seen, sizes)
+            found = view.model.roi_heads.predict(view.features, seen, sizes)
             if view.flipped:
                 found = [p._replace(boxes=flip_boxes(p.boxes, w)) for p, w in zip(found, widths, strict=True)]
             per_view.append(found)
@@ -156,16 +157,6 @@ class TestTimeRCNN(nn.Module):
             Predictions(*(torch.stack(values).mean(0) for values in zip(*own, strict=True)))
             for own in zip(*per_view, strict=True)
         ]
-
-
-def set_scales(model: FasterRCNN, factors: Sequence[float]) -> None:
-    """Let `model` pool its regions from images of several sizes, in shares of that given, from the smallest on."""
-    body = model.head.body
-    if isinstance(body.pool, MaxoutPool):
-        body.pool = body.pool.pool
-    if len(factors) > 1:
-        body.pool = MaxoutPool(body.pool)
-    model.factors = factors
 
 
 def best_boxes(predictions: Predictions) -> Tensor:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.classification.classifier import take_crop
 from resdet.data.arrays import ArrayBatches, draw_crop
 from resdet.data.cifar import ImageArray
 from resdet.data.loader import TrainSampler
+from resdet.models.classifier import take_crop
 from resdet.types import Crop
 
 

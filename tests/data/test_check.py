@@ -20,7 +20,7 @@ from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import read_image
 from resdet.data.records import ImageRecord, flatten
 from resdet.data.shapes import draw
-from resdet.detection.anchors import base_anchors, grid_anchors
+from resdet.models.anchors import base_anchors, grid_anchors
 
 
 def annotations(

@@ -100,7 +100,7 @@ def test_a_truncated_model(tmp_path: Path, share: float, refuses: Callable[..., 
         load_model(path)
 
 
-METADATA = {"format": "resdet-detector-2", "classes": "[]", "config": "{}", "step": "1"}
+METADATA = {"format": "resdet-detector-3", "classes": "[]", "config": "{}", "step": "1"}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ METADATA = {"format": "resdet-detector-2", "classes": "[]", "config": "{}", "ste
         (None, ["no network of resdet"]),
         ({"format": "pt"}, ["no network of resdet"]),
         (METADATA | {"format": "resdet-detector-9"}, ["no network of resdet"]),
-        ({"format": "resdet-detector-2"}, ["cannot be used"]),
+        ({"format": "resdet-detector-3"}, ["cannot be used"]),
         (METADATA | {"classes": "[["}, ["cannot be used"]),
         (METADATA | {"step": "many"}, ["cannot be used"]),
         (METADATA | {"config": json.dumps(to_dict(CONFIG) | {"new": 1})}, ["no setting 'new'", "cannot be used"]),

@@ -38,7 +38,7 @@ from resdet.engine.runtime import Runtime, from_main, gather, mean
 from resdet.errors import UserError
 from resdet.evaluation.predict import mean_losses
 from resdet.inference.detector import restore
-from resdet.nn.norm import SyncBatchNorm2d
+from resdet.models.layers.norm import SyncBatchNorm2d
 from resdet.types import Batch, Detections
 
 WORLD = 2

@@ -8,8 +8,8 @@ import pytest
 from torch import nn, optim
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig
-from resdet.detection.build import build_detector
 from resdet.engine.solver import build_optimizer, lr_at
+from resdet.models.build import build_detector
 
 WARM = SolverConfig(lr=1.0, warmup_steps=4, warmup_factor=0.2, milestones=(6, 8), gamma=0.1, steps=10)
 
@@ -82,8 +82,8 @@ def test_the_detector_of_the_papers_trains_conv3_x_and_what_follows() -> None:
     decayed, exempt = (
         {names[id(p)] for p in group["params"]} for group in build_optimizer(model, SolverConfig()).param_groups
     )
-    assert {name.split(".")[0] for name in decayed} == {"trunk", "rpn", "head"}
-    assert not [name for name in decayed | exempt if name.startswith(("trunk.conv1", "trunk.conv2_x"))]
-    assert exempt == {
-        f"{layer}.bias" for layer in ("rpn.conv", "rpn.objectness", "rpn.box", "head.classify", "head.regress")
-    }
+    assert {name.split(".")[0] for name in decayed} == {"backbone", "rpn", "roi_heads"}
+    assert not [name for name in decayed | exempt if name.startswith(("backbone.conv1", "backbone.conv2_x"))]
+    layers = {"rpn.head": ("conv", "objectness_logits", "anchor_deltas")}
+    layers |= {"roi_heads.box_predictor": ("cls_score", "bbox_pred")}
+    assert exempt == {f"{part}.{layer}.bias" for part, names in layers.items() for layer in names}

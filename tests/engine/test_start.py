@@ -14,16 +14,17 @@ import torchvision
 from torch import Tensor, nn
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig
-from resdet.detection.build import build_detector
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import start
 from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.start import start_detector
 from resdet.errors import UserError
-from resdet.nn.weights import from_torchvision_vgg16, read_classifier
+from resdet.models.build import build_detector
+from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.weights.resnet import from_torchvision_vgg16, read_classifier
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
 CLASSES = ("cat", "dog", "猫")
+PREDICTOR = ("cls_score", "bbox_pred")
 
 
 class Code:
@@ -92,15 +93,13 @@ def test_a_detector_of_other_classes_gives_all_but_its_last_layers(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     story = start_detector(model, replace(CONFIG, weights=str(detector_file)), classes)
     source = load_model(detector_file).weights
-    last = {f"head.{layer}.{kind}" for layer in ("classify", "regress") for kind in ("weight", "bias")}
+    last = {f"roi_heads.box_predictor.{layer}.{kind}" for layer in PREDICTOR for kind in ("weight", "bias")}
     assert last < before.keys()
     assert_same(model.state_dict(), {name: before[name] if name in last else source[name] for name in before})
-    assert_sentence(
-        story, detector_file, "other classes", "cat, dog, 猫", "head.classify", "head.regress", "random"
-    )
+    assert_sentence(story, detector_file, "other classes", "cat, dog, 猫", "roi_heads.box_predictor", "random")
 
 
-def test_a_torchvision_file_becomes_trunk_and_conv5(
+def test_a_torchvision_file_becomes_backbone_and_conv5(
     torchvision_file: Path, assert_sentence: Callable[..., None]
 ) -> None:
     model = fresh()
@@ -108,20 +107,20 @@ def test_a_torchvision_file_becomes_trunk_and_conv5(
     story = start_detector(model, replace(CONFIG, weights=str(torchvision_file)), CLASSES)
     after, source = model.state_dict(), torch.load(torchvision_file, weights_only=True)
     pairs = {
-        "trunk.conv1.conv.weight": "conv1.weight",
-        "trunk.conv1.norm.running_var": "bn1.running_var",
-        "head.body.conv5_x.1.norm2.running_mean": "layer4.1.bn2.running_mean",
+        "backbone.conv1.conv.weight": "conv1.weight",
+        "backbone.conv1.norm.running_var": "bn1.running_var",
+        "roi_heads.box_head.conv5_x.1.norm2.running_mean": "layer4.1.bn2.running_mean",
     }
     assert_same({ours: after[ours] for ours in pairs}, {ours: source[theirs] for ours, theirs in pairs.items()})
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     statistics = {name for name in before if "running" in name}
     convolutions = {name for name in before if "conv" in name and before[name].ndim == 4 and "rpn" not in name}
     assert changed == statistics | convolutions, "torchvision's fresh scales are ones, as ours are"
-    assert_sentence(story, torchvision_file, "trunk and conv5_x", "random")
+    assert_sentence(story, torchvision_file, "backbone and conv5_x", "random")
 
 
 def test_the_network_computes_what_torchvision_does(torchvision_file: Path) -> None:
-    """The trunk and conv5_x on a whole image are torchvision's layers 1 to 4; stride 2 in conv5_x, as there."""
+    """The backbone and conv5_x on a whole image are torchvision's layers 1 to 4; stride 2 in conv5_x, as there."""
     config = replace(CONFIG, model=replace(CONFIG.model, conv5_stride=2), weights=str(torchvision_file))
     model = fresh(config).eval()
     start_detector(model, config, CLASSES)
@@ -130,7 +129,7 @@ def test_the_network_computes_what_torchvision_does(torchvision_file: Path) -> N
     theirs.fc = nn.Identity()
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        ours = model.head.body.conv5_x(model.trunk(images)).mean((2, 3))
+        ours = model.roi_heads.box_head.conv5_x(model.backbone(images)[0]).mean((2, 3))
         torch.testing.assert_close(ours, theirs.eval()(images), rtol=1e-4, atol=1e-4)
 
 
@@ -176,21 +175,21 @@ def msra_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 MSRA = replace(CONFIG, model=replace(CONFIG.model, depth=50, style="msra"))
 
 
-def test_an_msra_pickle_becomes_trunk_and_conv5(msra_file: Path, assert_sentence: Callable[..., None]) -> None:
+def test_an_msra_pickle_becomes_backbone_and_conv5(msra_file: Path, assert_sentence: Callable[..., None]) -> None:
     model = fresh(MSRA)
     story = start_detector(model, replace(MSRA, weights=str(msra_file)), CLASSES)
     for name, tensor in model.state_dict().items():
-        if name.startswith(("trunk.", "head.body.conv5_x.")):
+        if name.startswith(("backbone.", "roi_heads.box_head.conv5_x.")):
             expected = {"weight": 0.5 if tensor.ndim == 4 else 2, "bias": 2, "running_mean": 0, "running_var": 1}
             assert (tensor - expected[name.rsplit(".", 1)[1]]).abs().max() < 2e-5, name
-    assert_sentence(story, msra_file, "trunk and conv5_x", "random")
+    assert_sentence(story, msra_file, "backbone and conv5_x", "random")
 
 
-@pytest.mark.parametrize(("fcs", "parts"), [((4096, 4096), "trunk and fcs from"), ((16, 16), "trunk from")])
+@pytest.mark.parametrize(("fcs", "parts"), [((4096, 4096), "backbone and fcs from"), ((16, 16), "backbone from")])
 def test_vgg16_gives_its_fully_connected_layers_too(
     fcs: tuple[int, ...], parts: str, monkeypatch: pytest.MonkeyPatch, assert_sentence: Callable[..., None]
 ) -> None:
-    """Convolutions are the trunk, fc6 and fc7 the body, if it has their sizes; every name and shape fits."""
+    """Convolutions are the backbone, fc6 and fc7 the box head, if it has their sizes; every name and shape fits."""
     with torch.device("meta"):  # half a gigabyte
         source = torchvision.models.vgg16().state_dict()
         monkeypatch.setattr(start, "torchvision_weights", lambda name, version: from_torchvision_vgg16(source))
@@ -205,7 +204,7 @@ def test_vgg16_s_names() -> None:
         f"features.{place}.bias": torch.tensor(place) for place in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     }
     found = from_torchvision_vgg16(state | {"classifier.3.bias": torch.tensor(99)})
-    assert [found[f"trunk.conv{layer}.bias"].item() for layer in ("1_1", "2_2", "5_3")] == [0, 7, 28]
+    assert [found[f"backbone.conv{layer}.bias"].item() for layer in ("1_1", "2_2", "5_3")] == [0, 7, 28]
     assert found["fcs.1.bias"] == 99 and len(found) == 14
     for wrong in (dict(list(state.items())[1:]), state | {"layer1.bias": torch.zeros(1)}):
         with pytest.raises(UserError, match="VGG-16"):
@@ -218,16 +217,18 @@ def test_rcnn_takes_the_whole_classifier_for_its_head(torchvision_file: Path) ->
     model = fresh(config)
     start_detector(model, config, CLASSES)
     after, source = model.state_dict(), torch.load(torchvision_file, weights_only=True)
-    assert torch.equal(after["head.body.conv5_x.0.conv1.conv.weight"], source["conv1.weight"])
-    assert torch.equal(after["head.body.conv5_x.1.1.norm2.running_mean"], source["layer4.1.bn2.running_mean"])
+    assert torch.equal(after["roi_heads.box_head.backbone.conv1.conv.weight"], source["conv1.weight"])
+    assert torch.equal(
+        after["roi_heads.box_head.conv5_x.1.norm2.running_mean"], source["layer4.1.bn2.running_mean"]
+    )
 
 
-def test_other_layers_take_the_trunk_alone(torchvision_file: Path, assert_sentence: Callable[..., None]) -> None:
+def test_other_layers_take_the_backbone_alone(torchvision_file: Path, assert_sentence: Callable[..., None]) -> None:
     config = replace(CONFIG, model=replace(CONFIG.model, body="layers", fcs=(8,)), weights=str(torchvision_file))
     model = fresh(config)
-    assert_sentence(start_detector(model, config, CLASSES), "trunk from", torchvision_file)
+    assert_sentence(start_detector(model, config, CLASSES), "backbone from", torchvision_file)
     source = torch.load(torchvision_file, weights_only=True)
-    assert torch.equal(model.state_dict()["trunk.conv1.conv.weight"], source["conv1.weight"])
+    assert torch.equal(model.state_dict()["backbone.conv1.conv.weight"], source["conv1.weight"])
 
 
 def test_a_detector_without_an_rpn_and_one_with(
@@ -249,7 +250,7 @@ def test_a_detector_without_an_rpn_and_one_with(
     assert_sentence(story, "all but the RPN", "random")
 
 
-def test_trunks_that_have_no_weights(refuses: Callable[..., object]) -> None:
+def test_backbones_that_have_no_weights(refuses: Callable[..., object]) -> None:
     config = replace(CONFIG, model=replace(CONFIG.model, trunk="zf", body="layers", fcs=(8,), freeze=()))
     with refuses("zf"):
         start_detector(fresh(config), replace(config, weights="torchvision"), CLASSES)
@@ -293,7 +294,7 @@ def test_weights_of_another_depth(
     for source in (detector_file, torchvision_file):
         model = fresh(config)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with refuses(source, "missing", "trunk.conv2_x.2.conv1.weight", "more"):
+        with refuses(source, "missing", "backbone.conv2_x.2.conv1.weight", "more"):
             start_detector(model, replace(config, weights=str(source)), CLASSES)
         assert_same(before, model.state_dict())
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from resdet.classification.classifier import Classifier
 from resdet.engine.runtime import Runtime
 from resdet.evaluation.classification import (
     Probabilities,
@@ -18,6 +17,7 @@ from resdet.evaluation.classification import (
     mean_probabilities,
     predict_probabilities,
 )
+from resdet.models.classifier import Classifier
 from resdet.types import ClsBatch
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)

@@ -15,12 +15,12 @@ from resdet.boxes import iou
 from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime
 from resdet.evaluation.predict import mean_losses, predict, predict_and_propose, to_device
 from resdet.inference.detector import Detector, restore
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
+from resdet.models.faster_rcnn import FasterRCNN
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Detections, Losses
 
@@ -93,7 +93,7 @@ def test_proposals_come_from_the_same_pass(config: DetConfig, annotations: Annot
     for index, (_, proposals) in fewer.items():
         torch.testing.assert_close(proposals, found[index][1][:5], rtol=0, atol=0)
     fast = predict_and_propose(
-        FastRCNN(model, ALONE), validation_batches(annotations, config, ALONE), ALONE, most=5
+        OptimizedRCNN(model, ALONE), validation_batches(annotations, config, ALONE), ALONE, most=5
     )
     for index, (_, proposals) in fast.items():
         # Equal but for rounding, which may exchange two of about the same score.

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from resdet.classification.classifier import Classifier
 from resdet.evaluation.responses import response_deviations
-from resdet.nn.norm import SyncBatchNorm2d
-from resdet.nn.resnet import CifarResNet, ResNet
+from resdet.models.backbones.resnet import CifarResNet, ResNet
+from resdet.models.classifier import Classifier
+from resdet.models.layers.norm import SyncBatchNorm2d
 
 
 def classifier(network: nn.Module) -> Classifier:

@@ -11,12 +11,13 @@ import torch
 from networks import pictures, plain
 
 from resdet import boxes, ops
-from resdet.detection.faster_rcnn import concatenate
-from resdet.detection.pyramid import MaxoutPool, Pyramid, lower_scale, resize_images
-from resdet.detection.select import Predictions, select, soften, vote
 from resdet.engine.runtime import Runtime
-from resdet.inference.fast import FastRCNN
+from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN, best_boxes, flip_boxes, flip_images
+from resdet.models.image_scales import resize_images
+from resdet.models.poolers import RoIPooler, lower_scale
+from resdet.models.postprocess import Predictions, select, soften, vote
+from resdet.types import FeatureMaps
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 KIND = (18, "torchvision", "align", 4, 1, "frozen")
@@ -107,7 +108,7 @@ def test_maxout_is_the_larger_of_the_two_scales(random_boxes):
     def pool(features, rois, image_index):
         return ops.roi_align(features, rois, image_index, 3, 1 / 16)
 
-    pooled = MaxoutPool(pool)(Pyramid(maps, factors), rois, index)
+    pooled = RoIPooler("align", 3)(FeatureMaps(maps, [16 / f for f in factors]), rois, index)
     for k, low in enumerate(lower_scale(rois, factors).tolist()):
         own, image = rois[k, None], index[k, None]
         both = [pool(maps[s], own * factors[s], image)[0] for s in (low, low + 1)]
@@ -153,14 +154,14 @@ def test_without_a_method_nothing_changes():
     images, sizes = pictures()
     same(
         TestTimeRCNN([plain(*KIND)], ALONE, short_side=101)(images, sizes),
-        FastRCNN(plain(*KIND), ALONE)(images, sizes),
+        OptimizedRCNN(plain(*KIND), ALONE)(images, sizes),
     )
 
 
 def test_an_ensemble_of_a_network_with_itself_changes_nothing():
     images, sizes = pictures()
     ensemble = TestTimeRCNN([plain(*KIND), plain(*KIND)], ALONE, short_side=101)
-    same(ensemble(images, sizes), FastRCNN(plain(*KIND), ALONE)(images, sizes))
+    same(ensemble(images, sizes), OptimizedRCNN(plain(*KIND), ALONE)(images, sizes))
     assert [len(own) for own in ensemble.propose(images, sizes, ensemble.see(images, sizes))] == [80, 80]
 
 
@@ -176,7 +177,7 @@ def test_flips_and_refinement_against_a_literal_version(flip, refine):
         if mirrored:
             seen = flip_images(images, sizes)
             own = [torch.stack([131 - r[:, 2], r[:, 1], 131 - r[:, 0], r[:, 3]], 1) for r in rois]
-        logits, deltas = model.head(model.trunk(model.pixels(seen, sizes)), *concatenate(own), sizes)
+        logits, deltas = model.roi_heads(model.features(seen, sizes), own, sizes)
         scores, decoded, start = logits.softmax(1)[:, :-1], [], 0
         for (height, _), r in zip(sizes.tolist(), own, strict=True):
             units = deltas[start : start + len(r)] * deltas.new_tensor([0.1, 0.1, 0.2, 0.2])
@@ -193,8 +194,7 @@ def test_flips_and_refinement_against_a_literal_version(flip, refine):
         ]
 
     with torch.no_grad():
-        scored = model.score_anchors(model.trunk(model.pixels(images, sizes)))
-        rois = model.propose_for_test(*scored, sizes)
+        rois = model.propose(model.score_anchors(model.features(images, sizes)), sizes)
         predictions = views(rois)
         if refine:
             again = views([best_boxes(p) for p in predictions])
@@ -202,7 +202,7 @@ def test_flips_and_refinement_against_a_literal_version(flip, refine):
                 Predictions(torch.cat([a.scores, b.scores]), torch.cat([a.boxes, b.boxes]))
                 for a, b in zip(predictions, again, strict=True)
             ]
-        expected = [model.select(p) for p in predictions]
+        expected = [model.roi_heads.select(p) for p in predictions]
     same(TestTimeRCNN([plain(*KIND)], ALONE, short_side=101, flip=flip, refine=refine)(images, sizes), expected)
 
 
@@ -215,7 +215,7 @@ def test_several_scales_pool_from_a_pyramid():
     """The largest scale is that of the images; proposals are sought at their own."""
     images, sizes = pictures()
     network = TestTimeRCNN([plain(*KIND)], ALONE, short_side=50, scales=(101, 50, 75), flip=True, refine=True)
-    assert network.models[0].factors == [50 / 101, 75 / 101, 1] and network.base == 50 / 101
+    assert network.models[0].scales == (50 / 101, 75 / 101, 1) and network.base == 50 / 101
     found = network(images, sizes)
     assert all(len(detections.scores) > 5 for detections in found)
     view, _ = views = network.see(images, sizes)
@@ -235,4 +235,4 @@ def test_several_scales_pool_from_a_pyramid():
 def test_a_list_of_one_scale_is_one_scale():
     images, sizes = pictures()
     one = TestTimeRCNN([plain(*KIND)], ALONE, short_side=101, scales=(101,))
-    same(one(images, sizes), FastRCNN(plain(*KIND), ALONE)(images, sizes))
+    same(one(images, sizes), OptimizedRCNN(plain(*KIND), ALONE)(images, sizes))

@@ -1,1 +1,0 @@
-"""Image classification with the residual networks: what is trained before a detector."""

@@ -1,0 +1,131 @@
+"""From a config to a detector: its tree of parts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from resdet.config import DetConfig, ModelConfig
+from resdet.errors import UserError
+from resdet.models.anchors import AnchorGenerator
+from resdet.models.backbones import Backbone, Pixels
+from resdet.models.backbones.resnet import ResNet
+from resdet.models.backbones.timm import timm_parts
+from resdet.models.backbones.vgg import VGG16Backbone, ZFBackbone
+from resdet.models.box_coder import BoxCoder
+from resdet.models.box_heads import Conv5Head, ConvFCHead, WarpedHead
+from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.layers.norm import NORMS, freeze
+from resdet.models.layers.pixel_norm import STYLES, PixelNorm, PixelStyle
+from resdet.models.poolers import RoIPooler
+from resdet.models.roi_heads import BoxPredictor, RoIHeads
+from resdet.models.rpn import RPN, RPNHead
+
+# What makes a ResNet plain, or that of 2016.
+RESNETS: dict[str, dict[str, Any]] = {
+    "resnet": {},
+    "plain": {"shortcut": "none"},
+    "preact": {"order": "full_preactivation"},
+}
+
+
+def build_detector(config: DetConfig, num_classes: int) -> FasterRCNN:
+    """The network that a config describes, with fresh weights. Raises UserError for settings that contradict."""
+    model = config.model
+    refuse_contradictions(model)
+    network = build_network(model)
+    freeze(network.backbone, model.freeze)
+    backbone = Pixels() if model.pooling == "warp" else network.backbone
+    pooler = RoIPooler(model.pooling, model.pool_size, model.pyramid)
+    box_head = build_box_head(model, network, pooler)
+    anchors = AnchorGenerator(model.anchor_scales, model.anchor_ratios, model.anchor_center)
+    detector = FasterRCNN(
+        PixelNorm(network.style),
+        backbone,
+        RPN(
+            anchors,
+            RPNHead(backbone.channels, model.rpn_channels, len(anchors)),
+            config.rpn,
+            config.test,
+        )
+        if model.proposals == "rpn"
+        else None,
+        RoIHeads(
+            pooler,
+            box_head,
+            BoxPredictor(box_head.channels * (2 if model.context else 1), num_classes),
+            BoxCoder(config.roi.box_stds),
+            config.roi,
+            config.test,
+            context=model.context,
+            nms_iou=config.rpn.nms_iou,
+        ),
+        scales=model.maxout or (1.0,),
+        learn=config.learn,
+    )
+    # What has no loss has no gradient either, which processes that train together would wait for.
+    for part, others in ((detector.rpn, "head"), (detector.roi_heads, "rpn")):
+        if part is not None and config.learn == others:
+            part.requires_grad_(False)
+    return detector
+
+
+class Network(NamedTuple):
+    """A network that was made to classify, in two parts."""
+
+    backbone: Backbone
+    """up to the map of stride 16"""
+    rest: nn.Sequential | None
+    """what follows, without the classifier; VGG-16 and ZF have nothing there but that"""
+    channels: int
+    """that `rest` gives"""
+    style: PixelStyle
+
+
+def build_network(model: ModelConfig) -> Network:
+    """The network that is to become a backbone, and perhaps a box head."""
+    style = STYLES[model.style]
+    if model.trunk == "timm":
+        return Network(*timm_parts(model.timm, model.norm))
+    if model.trunk not in RESNETS:
+        return Network({"vgg16": VGG16Backbone, "zf": ZFBackbone}[model.trunk](), None, 0, style)
+    resnet = ResNet(
+        model.depth,
+        norm=NORMS[model.norm],
+        stride_in_1x1=style.stride_in_1x1,
+        conv5_stride=model.conv5_stride,
+        **RESNETS[model.trunk],
+    )
+    return Network(resnet.backbone, resnet.conv5_x, resnet.channels, style)
+
+
+def build_box_head(model: ModelConfig, network: Network, pooler: RoIPooler) -> Conv5Head | ConvFCHead:
+    """What a pooled region goes through. Raises UserError if the network has nothing for it."""
+    if model.pooling != "warp" and model.body == "layers":
+        return ConvFCHead(
+            network.backbone.channels,
+            pooler.bins,
+            convs=model.convs,
+            fcs=model.fcs,
+            dropout=model.dropout,
+            after_vgg16=isinstance(network.backbone, VGG16Backbone),
+        )
+    if not network.rest:
+        raise UserError(
+            f"Nothing follows the stride-16 map of {model.timm or model.trunk}: set --model.body layers."
+        )
+    if model.pooling == "warp":
+        return WarpedHead(network.backbone, network.rest, network.channels)
+    return Conv5Head(network.rest, network.channels)
+
+
+def refuse_contradictions(model: ModelConfig) -> None:
+    """Raise UserError for settings of which each is possible, but not all together."""
+    if model.pooling == "warp" and model.proposals == "rpn":
+        raise UserError("Cut out of the image, regions leave no map to an RPN: set --model.proposals given.")
+    if model.pooling == "pyramid" and (model.body == "conv5" or model.convs):
+        raise UserError("The bins of a spatial pyramid are no map: set --model.body layers, without convs.")
+    ascends = sorted(set(model.maxout)) == list(model.maxout)
+    if model.maxout and (len(model.maxout) < 2 or not ascends or model.maxout[-1] != 1):
+        raise UserError(f"model.maxout must ascend and end with 1, as 0.5 1, not {model.maxout}.")

@@ -1,0 +1,141 @@
+"""The rearranged detector computes what the plain one does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import pictures, plain
+
+from resdet import ops
+from resdet.engine.runtime import Runtime
+from resdet.inference import convolutions
+from resdet.inference import optimize as optimize_module
+from resdet.inference.convolutions import (
+    FusedConv2d,
+    MatrixConv2d,
+    PackedConv2d,
+    WinogradConv2d,
+    fused_conv2d,
+)
+from resdet.inference.optimize import HoistedStart, OptimizedRCNN, Subsample
+from resdet.models.layers.conv import Conv2d
+from resdet.models.layers.norm import FrozenBatchNorm2d, fold
+from resdet.types import FeatureMaps
+
+ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
+KINDS = [  # depth, style, pooling, pool_size, conv5_stride, norm
+    (18, "torchvision", "pool", 4, 1, "frozen"),
+    (18, "torchvision", "align", 4, 2, "group"),
+    (34, "torchvision", "align", 4, 1, "sync_batch"),
+    (50, "torchvision", "pool", 4, 1, "frozen"),
+    (50, "torchvision", "align", 6, 2, "frozen"),
+    (50, "torchvision", "align", 4, 1, "group"),
+    (50, "msra", "pool", 7, 2, "frozen"),
+    (50, "msra", "align", 6, 2, "sync_batch"),
+]
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "torch"])
+def packed(request, monkeypatch):
+    """With oneDNN's packed weights, and as elsewhere."""
+    if not request.param:
+        monkeypatch.setattr(convolutions, "_packs", lambda runtime: False)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_fast_detector_finds_what_the_plain_one_finds(kind, packed):
+    model, (images, sizes) = plain(*kind), pictures()
+    quick = OptimizedRCNN(model, ALONE)
+    with torch.no_grad():
+        expected = model(images, sizes)
+    found = quick(images, sizes)
+    assert sum(len(detections.scores) for detections in expected) > 20
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.labels, theirs.labels)
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_bfloat16_is_as_near_as_autocast_is(kind):
+    model, (images, sizes) = plain(*kind), pictures()
+    corner = torch.rand(2, 15, 2) * 60
+    rois = list(torch.cat([corner, corner + torch.rand(2, 15, 2) * 60 + 5], 2))
+    quick = OptimizedRCNN(model, replace(ALONE, dtype=torch.bfloat16)).model
+    with torch.no_grad():
+        exact = model.roi_heads(model.features(images, sizes), rois, sizes)[0]
+        ours = quick.roi_heads(quick.features(images, sizes), rois, sizes)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs = model.roi_heads(model.features(images, sizes), rois, sizes)[0]
+    assert (ours - exact).norm() < 1.5 * (theirs - exact).norm() + 1e-3
+
+
+def test_the_plain_detector_is_left_as_it_is():
+    model = plain(*KINDS[-1])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    strides = [module.stride for module in model.modules() if isinstance(module, Conv2d)]
+    OptimizedRCNN(model, ALONE)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert strides == [module.stride for module in model.modules() if isinstance(module, Conv2d)]
+
+
+def test_nothing_is_computed_that_nobody_reads():
+    network = OptimizedRCNN(plain(*KINDS[-1]), ALONE).model
+    assert isinstance(network.backbone.conv2_x[-1].shortcut, Subsample)
+    assert isinstance(network.backbone.conv3_x[-1].shortcut, Subsample)
+    assert not isinstance(network.backbone.conv4_x[-1].shortcut, Subsample)
+    assert isinstance(network.roi_heads.box_head.start, HoistedStart)
+    assert network.roi_heads.box_head.start.bin_strides == (2, 2)
+    pooling = OptimizedRCNN(plain(*KINDS[-2]), ALONE).model.roi_heads.box_head.start
+    assert not isinstance(pooling, HoistedStart) and pooling.bin_stride == 2
+    grouped = OptimizedRCNN(plain(*KINDS[-3]), ALONE).model.roi_heads.box_head.start
+    assert not isinstance(grouped, HoistedStart), "group normalisation is not linear"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_regions_go_through_the_head_in_parts(count, monkeypatch):
+    monkeypatch.setattr(optimize_module, "REGIONS_AT_A_TIME", 3)
+    model = plain(*KINDS[4])
+    heads = OptimizedRCNN(model, ALONE).model.roi_heads
+    features, rois = FeatureMaps([torch.randn(2, 1024, 5, 6)], [16]), torch.rand(count, 4) * 40
+    rois[:, 2:] += rois[:, :2]
+    inputs = (features, rois.tensor_split([count // 3]), torch.tensor([[80, 96], [75, 90]]))
+    with torch.no_grad():
+        for ours, theirs in zip(heads(*inputs), model.roi_heads(*inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def expected_class(kernel: int, stride: int, joined: bool) -> type[FusedConv2d]:
+    """What `fused_conv2d` should choose in float32 for 64 channels."""
+    if not convolutions._packs(ALONE):
+        return FusedConv2d
+    if kernel == stride == 1 and not joined:
+        return MatrixConv2d
+    return WinogradConv2d if kernel == 3 and stride == 1 and ops.own(torch.zeros(1)) else PackedConv2d
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_a_fused_convolution_is_its_steps_one_after_the_other(kernel, stride, joined, relu, packed):
+    torch.manual_seed(0)
+    conv, norm = Conv2d(64, 80, kernel, stride).eval(), FrozenBatchNorm2d(80)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    norm.weight.normal_()
+    norm.bias.normal_()
+    x = torch.randn(2, 64, 9, 8)
+    y = F.conv2d(x, conv.weight, stride=stride, padding=kernel // 2)
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    expected = (y - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    added = torch.randn_like(expected) if joined else None
+    expected = expected + added if added is not None else expected
+    expected = expected.clamp(min=0) if relu else expected
+    fused = fused_conv2d(conv, *fold(conv, norm), ALONE, joined=joined)
+    assert fused.__class__ is expected_class(kernel, stride, joined)
+    with torch.no_grad():
+        result = fused(x.contiguous(memory_format=torch.channels_last), added, relu)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)

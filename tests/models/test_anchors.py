@@ -1,0 +1,43 @@
+"""resdet.models.anchors against a literal loop and the paper's figures."""
+
+import pytest
+import torch
+from reference import anchors_literal
+
+from resdet.models.anchors import base_anchors, grid_anchors
+
+SCALES, RATIOS = (128, 256, 512), (0.5, 1, 2)
+
+
+def test_nine_anchors_of_the_paper():
+    base = base_anchors(SCALES, RATIOS)
+    assert base.shape == (9, 4) and base.dtype == torch.float32
+    assert torch.equal(base[:, :2], -base[:, 2:])  # centred on the origin
+    width, height = (base[:, 2:] - base[:, :2]).unbind(1)
+    # Ratio-major: three scales of the first ratio, then of the next.
+    torch.testing.assert_close(height / width, torch.tensor([0.5] * 3 + [1.0] * 3 + [2.0] * 3))
+    torch.testing.assert_close((width * height).sqrt(), torch.tensor([128.0, 256, 512] * 3))
+    # Table 1 of Faster R-CNN: 128², 256², 512² at 2:1, 1:1, 1:2
+    assert base[4].tolist() == [-128, -128, 128, 128]
+
+
+@pytest.mark.parametrize("height, width, stride", [(3, 5, 16), (1, 1, 16), (2, 2, 8), (0, 4, 16)])
+def test_grid_equals_the_literal_loop(height, width, stride):
+    anchors = grid_anchors(base_anchors(SCALES, RATIOS), height, width, stride)
+    assert anchors.shape == (height * width * 9, 4)
+    expected = torch.tensor(anchors_literal(SCALES, RATIOS, height, width, stride)).reshape(-1, 4)
+    torch.testing.assert_close(anchors, expected, rtol=1e-6, atol=1e-4)
+
+
+def test_the_first_and_the_last_anchor_s_centre():
+    anchors = grid_anchors(base_anchors((32,), (1,)), 4, 6, 16)
+    assert anchors[0].tolist() == [8 - 16, 8 - 16, 8 + 16, 8 + 16]
+    assert anchors[1].tolist() == [24 - 16, 8 - 16, 24 + 16, 8 + 16]  # the next column first
+    assert anchors[-1].tolist() == [88 - 16, 56 - 16, 88 + 16, 56 + 16]
+
+
+def test_anchors_at_the_cells_corners():
+    base = base_anchors((32, 64), (0.5, 1))
+    at_corners, at_centres = grid_anchors(base, 2, 3, 16, offset=0.0), grid_anchors(base, 2, 3, 16)
+    torch.testing.assert_close(at_corners, at_centres - 8)
+    assert at_corners[3].tolist() == [-32, -32, 32, 32]

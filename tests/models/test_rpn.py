@@ -1,0 +1,120 @@
+"""resdet.models.rpn against torchvision's RPN under copied weights."""
+
+import pytest
+import torch
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
+from torchvision.models.detection.rpn import RPNHead as TorchvisionRPNHead
+
+from resdet import boxes
+from resdet.models.anchors import base_anchors, grid_anchors
+from resdet.models.rpn import RPNHead, propose
+
+SIZES = torch.tensor([[96, 128], [80, 112]])
+LIMITS = {"before_nms": 400, "after_nms": 100, "nms_iou": 0.7, "min_size": 0.0}
+
+
+@pytest.fixture
+def anchors():
+    return grid_anchors(base_anchors((16, 32, 64), (0.5, 1, 2)), 6, 8, 16)  # 432
+
+
+@pytest.fixture
+def predictions(anchors):
+    return torch.randn(2, len(anchors)), torch.randn(2, len(anchors), 4) * 0.3
+
+
+def test_outputs_equal_torchvision_in_the_order_of_the_anchors():
+    ours, theirs = RPNHead(12, 12, 9), TorchvisionRPNHead(12, 9)
+    for layer, twin in (
+        (ours.conv, theirs.conv[0][0]),
+        (ours.objectness_logits, theirs.cls_logits),
+        (ours.anchor_deltas, theirs.bbox_pred),
+    ):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+        torch.nn.init.normal_(layer.bias)
+        twin.load_state_dict(layer.state_dict())
+    features = torch.randn(2, 12, 5, 7)
+    expected_logits, expected_deltas = concat_box_prediction_layers(*theirs([features]))
+    logits, deltas = ours(features)
+    torch.testing.assert_close(logits, expected_logits.reshape(2, -1))
+    torch.testing.assert_close(deltas, expected_deltas.reshape(2, -1, 4))
+    assert logits.shape == (2, 5 * 7 * 9)
+
+
+def test_an_output_belongs_to_the_anchor_at_its_cell():
+    rpn = RPNHead(1, 1, 9)
+    with torch.no_grad():
+        for layer in (rpn.conv, rpn.objectness_logits, rpn.anchor_deltas):
+            layer.weight.zero_()
+        rpn.conv.weight[0, 0, 1, 1] = 1  # reads its own cell
+        rpn.objectness_logits.weight[4] = 1  # the square of the middle scale
+        rpn.anchor_deltas.weight[4 * 4 + 1] = 1  # and its t_y
+    features = torch.zeros(1, 1, 5, 7)
+    features[0, 0, 3, 2] = 1
+    logits, deltas = rpn(features)
+    assert logits.nonzero().tolist() == [[0, (3 * 7 + 2) * 9 + 4]]
+    assert deltas.nonzero().tolist() == [[0, (3 * 7 + 2) * 9 + 4, 1]]
+    anchor = grid_anchors(base_anchors((16, 32, 64), (0.5, 1, 2)), 5, 7, 16)[logits.argmax()]
+    assert anchor.tolist() == [40 - 16, 56 - 16, 40 + 16, 56 + 16]
+
+
+def test_outputs_are_float32_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, deltas = RPNHead(4, 4, 9)(torch.randn(1, 4, 5, 7))
+    assert logits.dtype == deltas.dtype == torch.float32
+
+
+@pytest.mark.parametrize("min_size", [1e-3, 20.0])
+@pytest.mark.parametrize("before_nms, after_nms, nms_iou", [(400, 100, 0.7), (50, 300, 0.7), (9999, 20, 0.3)])
+def test_proposals_equal_torchvision(anchors, predictions, before_nms, after_nms, nms_iou, min_size):
+    logits, deltas = predictions
+    rpn = RegionProposalNetwork(
+        *(None, None, 0.7, 0.3, 256, 0.5),
+        {"training": 0, "testing": before_nms},
+        {"training": 0, "testing": after_nms},
+        nms_iou,
+    ).eval()
+    rpn.min_size = min_size
+    decoded = BoxCoder((1, 1, 1, 1)).decode(deltas.reshape(-1, 4), [anchors, anchors]).reshape(2, -1, 4)
+    expected, _ = rpn.filter_proposals(decoded, logits.reshape(-1, 1), SIZES.tolist(), [len(anchors)])
+    proposals = propose(
+        *(logits, deltas, anchors, SIZES),
+        before_nms=before_nms,
+        after_nms=after_nms,
+        nms_iou=nms_iou,
+        min_size=min_size,
+    )
+    assert len(proposals) == 2 and min(map(len, proposals)) > 5
+    for result, wanted in zip(proposals, expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_proposals_come_best_first_and_lie_in_their_image(anchors, predictions):
+    logits, deltas = predictions
+    proposals = propose(logits, deltas, anchors, SIZES, **LIMITS)
+    for n, (rois, (height, width)) in enumerate(zip(proposals, SIZES.tolist(), strict=True)):
+        assert (rois >= 0).all() and (rois[:, 2] <= width).all() and (rois[:, 3] <= height).all()
+        assert (rois[:, 2:] > rois[:, :2]).all()
+        every = boxes.clip(boxes.decode(deltas[n], anchors), height, width)
+        source = (rois[:, None] - every).abs().sum(2).argmin(1)
+        assert torch.equal(source, source[logits[n, source].argsort(descending=True)])
+        overlaps = boxes.iou(rois, rois).fill_diagonal_(0)
+        assert overlaps.max() <= 0.7
+
+
+def test_a_box_pushed_out_of_the_image_is_no_proposal():
+    anchors = torch.tensor([[0.0, 0, 32, 32], [32, 32, 64, 64]])
+    deltas = torch.tensor([[[-3.0, 0, 0, 0], [0, 0, 0, 0]]])
+    (rois,) = propose(torch.tensor([[9.0, 1.0]]), deltas, anchors, SIZES[:1], **LIMITS)
+    assert rois.tolist() == [[32, 32, 64, 64]]
+
+
+def test_no_proposal_is_an_empty_tensor(anchors, predictions):
+    proposals = propose(*predictions, anchors, SIZES, **LIMITS | {"min_size": 1e6})
+    assert [rois.shape for rois in proposals] == [(0, 4), (0, 4)]
+
+
+def test_proposals_carry_no_gradient(anchors, predictions):
+    logits, deltas = (tensor.requires_grad_() for tensor in predictions)
+    assert not any(rois.requires_grad for rois in propose(logits, deltas, anchors, SIZES, **LIMITS))
