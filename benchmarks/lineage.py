@@ -19,7 +19,7 @@ from time import perf_counter
 
 import torch
 
-from resdet.boxes import rescale
+from resdet.boxes import resize as resize_boxes
 from resdet.config import DetConfig
 from resdet.data.detection import pad
 from resdet.data.images import read_image
@@ -64,13 +64,12 @@ def main() -> None:
     found = torch.from_numpy(selective_search(image)[:2000])
     searched = perf_counter() - started
     small = resize(image, 600, 1000)
-    factors = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
     images, sizes = pad([small])
     plain = Batch(images, sizes, [], torch.tensor([image.shape[:2]]), [""], [0])
     print(f"{len(found)} proposals of selective search, {small.shape[0]}×{small.shape[1]} pixels, {runtime.dtype}")
 
     networks = {name: make(settings, options.depth, runtime) for name, settings in METHODS.items()}
-    given = plain._replace(proposals=[rescale(found, *factors)])
+    given = plain._replace(proposals=[resize_boxes(found, image.shape, small.shape)])
     trials = [
         (network, [plain if network.model.rpn else given] * (1 + options.rounds)) for network in networks.values()
     ]

@@ -3,8 +3,8 @@
     python benchmarks/vs_torchvision.py configs/bccd_r18.py --solver.steps 1000
 
 torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 like ours, with the
-recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to conv5. Each batch is given to one
-network, then to the other, through the same optimizer step. For recipes that train from scratch (norm
+recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to conv5. Each batch is given to
+one network, then to the other, through the same optimizer step. For recipes that train from scratch (norm
 "sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json, the curves into a .png beside it.
 """
 

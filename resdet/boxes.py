@@ -8,6 +8,7 @@ float32 or float64, also inside autocast.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ def clip(boxes: Tensor, height: float, width: float) -> Tensor:
 
 
 @full_precision
-def rescale(boxes: Tensor, x_scale: float, y_scale: float) -> Tensor:
-    """(..., 4) → (..., 4): the boxes of an image resized by these factors."""
+def resize(boxes: Tensor, size: Sequence[int], new_size: Sequence[int]) -> Tensor:
+    """(..., 4) → (..., 4): boxes of an image of (height, width) `size`, in pixels of that image at `new_size`."""
+    y_scale, x_scale = new_size[0] / size[0], new_size[1] / size[1]
     return boxes * boxes.new_tensor([x_scale, y_scale, x_scale, y_scale])

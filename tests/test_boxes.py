@@ -88,7 +88,7 @@ def test_clip_equals_torchvision():
     assert torch.equal(boxes.clip(inside, 60, 90), inside)
 
 
-def test_rescale_moves_x_and_y_apart():
+def test_resizing_moves_x_and_y_apart():
     given = torch.tensor([[1.0, 2, 3, 4]])
-    assert boxes.rescale(given, 2, 10).tolist() == [[2, 20, 6, 40]]
-    assert boxes.rescale(given[:0], 2, 10).shape == (0, 4)
+    assert boxes.resize(given, (30, 20), (300, 40)).tolist() == [[2, 20, 6, 40]]
+    assert boxes.resize(given[:0], (30, 20), (300, 40)).shape == (0, 4)

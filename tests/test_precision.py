@@ -72,7 +72,7 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         "encode": (boxes.encode, (some, others)),
         "decode": (boxes.decode, (deltas[:, 0], some)),
         "clip": (boxes.clip, (some * 2 - 300, 599.3, 998.7)),
-        "rescale": (boxes.rescale, (some, 1.37, 0.73)),
+        "resize": (boxes.resize, (some, (100, 100), (73, 137))),
         "flip_boxes": (flip_boxes, (some, 998.7)),
         "lower_scale": (lower_scale, (some, (0.25, 0.5, 1.0))),
         "predict": (partial(predict, box_coder=BoxCoder(STDS)), (logits, deltas, [some], sizes)),

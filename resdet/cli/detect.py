@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from resdet.data.images import ImageError, read_image
+from resdet.engine import runtime as runtimes
 from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
 from resdet.inference.detector import Detector, NamedDetections
@@ -19,6 +20,7 @@ from resdet.visualize import draw_detections, save_image
 def main(arguments: Sequence[str]) -> None:
     """IMAGE|FOLDER … --weights RUN|FILE: draw the detections on images and write them as JSON"""
     options = parse(arguments)
+    runtimes.start(options.device, options.precision)
     detector = Detector.load(options.weights, options.device, options.precision)
     found: dict[str, list[dict[str, object]]] = {}
     pictures: set[Path] = set()

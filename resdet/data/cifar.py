@@ -7,18 +7,18 @@ SPLIT/CLASS; each as a folder or as a tar archive of any compression.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import tarfile
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from resdet.data.images import ImageError, decode_image
 from resdet.errors import UserError, reason
+from resdet.pickles import unpickle
 
 Kind = Literal["cifar10", "cifar100"]
 Split = Literal["train", "test"]
@@ -118,28 +118,16 @@ def _read_binary(name: str, data: bytes, kind: Kind) -> tuple[np.ndarray, np.nda
 
 def _read_pickle(name: str, data: bytes, kind: Kind) -> tuple[np.ndarray, np.ndarray, list[str]]:
     try:
-        batch = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-        planes = np.asarray(batch[b"data"], np.uint8).reshape(-1, PIXELS)
-        labels = np.asarray(batch[b"labels" if kind == "cifar10" else b"fine_labels"], np.int64)
+        content = unpickle(io.BytesIO(data), name)
+        # Python 2 wrote these names as text, later picklers write them as bytes.
+        batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+        planes = np.asarray(batch["data"], np.uint8).reshape(-1, PIXELS)
+        labels = np.asarray(batch["labels" if kind == "cifar10" else "fine_labels"], np.int64)
         if len(planes) != len(labels):
             raise ValueError(f"{len(planes)} images and {len(labels)} labels")
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{name} is no batch of {kind} ({reason(error)}): copy the file again.") from error
     return planes, _checked(labels, name, kind), _numbered(name, len(planes))
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and nothing else: a pickle can otherwise run any code."""
-
-    _ALLOWED = frozenset(
-        [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
-        + [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
 
 
 def _read_pictures(files: list[tuple[str, str, bytes]]) -> ImageArray:

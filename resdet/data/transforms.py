@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from resdet.boxes import rescale
+from resdet.boxes import resize as resize_boxes
 from resdet.types import Target
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version
@@ -44,7 +44,7 @@ class TrainTransform:
         """(H, W, 3) uint8 and its target → the same, resized and augmented."""
         short_side = self.short_sides[seed % len(self.short_sides)]
         resized = resize(image, short_side, self.max_side)
-        scaled = rescale(target.boxes, resized.shape[1] / image.shape[1], resized.shape[0] / image.shape[0])
+        scaled = resize_boxes(target.boxes, image.shape, resized.shape)
         self.augment.set_random_seed(seed)
         result = self.augment(image=resized, bboxes=scaled.numpy(), index=np.arange(len(scaled)))
         kept = torch.from_numpy(np.asarray(result["index"], dtype=np.int64))
@@ -61,7 +61,7 @@ class TestTransform:
     def __call__(self, image: np.ndarray, target: Target, seed: int) -> tuple[np.ndarray, Target]:
         """(H, W, 3) uint8 and its target → the same, resized."""
         resized = resize(image, self.short_side, self.max_side)
-        boxes = rescale(target.boxes, resized.shape[1] / image.shape[1], resized.shape[0] / image.shape[0])
+        boxes = resize_boxes(target.boxes, image.shape, resized.shape)
         return resized, target._replace(boxes=boxes)
 
 

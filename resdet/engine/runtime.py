@@ -128,21 +128,28 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(values, (total / dist.get_world_size()).tolist(), strict=True))
 
 
-def start(device: str, precision: str) -> Runtime:
-    """Choose the device and the number type of this process, inside `process_group` if there are several.
+def choose(device: str, precision: str) -> Runtime:
+    """The device and the number type of this process, inside `process_group` if there are several.
 
     Args:
         device: auto, cpu, cuda or cuda:N
         precision: auto, fp32, bf16 or fp16
+
+    Raises UserError for what is not there.
     """
     chosen = _device(device)
-    dtype = _dtype(precision, chosen)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+    return Runtime(rank(), world_size(), chosen, _dtype(precision, chosen))
+
+
+def start(device: str, precision: str) -> Runtime:
+    """`choose`, and set this process up for it, as a library must not: its GPU, TF32, and the memory allocator."""
+    runtime = choose(device, precision)
+    if runtime.device.type == "cuda":
+        torch.cuda.set_device(runtime.device)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     else:
         keep_freed_memory()
-    return Runtime(rank(), world_size(), chosen, dtype)
+    return runtime
 
 
 def _device(name: str) -> torch.device:

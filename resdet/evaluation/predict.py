@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from resdet.boxes import rescale
+from resdet.boxes import resize
 from resdet.engine.runtime import Runtime, gather
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
@@ -89,8 +89,7 @@ def _as_read(found: Sequence[Detections], batch: Batch) -> list[Detections]:
 
 def _to_original(boxes: Tensor, batch: Batch, i: int) -> Tensor:
     """(D, 4) in pixels of image `i` of the batch → in pixels of that image as it was read"""
-    (height, width), (new_height, new_width) = batch.original_sizes[i].tolist(), batch.sizes[i].tolist()
-    return rescale(boxes, width / new_width, height / new_height)
+    return resize(boxes, batch.sizes[i].tolist(), batch.original_sizes[i].tolist())
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resdet.boxes import rescale
-from resdet.config import DetConfig
+from resdet.boxes import resize as resize_boxes
+from resdet.config import DetConfig, check_config
 from resdet.data.detection import pad
 from resdet.data.images import read_image
 from resdet.data.transforms import TestTransform, resize
@@ -102,7 +102,9 @@ class Detector:
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto", precision: str = "auto", **test: Any) -> Detector:
-        """Load a run folder or a weights file. Raises UserError if it is neither.
+        """Load a run folder or a weights file; nothing of the host process changes.
+
+        Raises UserError for a file of another kind, and for a setting that does not exist or has no such value.
 
         Args:
             device: auto, cpu, cuda or cuda:N
@@ -111,11 +113,12 @@ class Detector:
         """
         file = load_model(source)
         file = replace(file, config=replace(file.config, test=replace(file.config.test, **test)))
+        check_config(file.config)
         if file.config.model.proposals == "given":
             raise UserError(
                 f"{source} is given its proposals, it finds none in an image: evaluate it with tools/eval_det.py."
             )
-        started = runtime.start(device, precision)
+        started = runtime.choose(device, precision)
         transform = TestTransform(*image_size(file.config))
         return cls(prepare(file, source, started), file.classes, transform, started)
 
@@ -146,16 +149,12 @@ class Detector:
     def _detect(self, images: Sequence[np.ndarray]) -> list[NamedDetections]:
         resized = [resize(image, self.transform.short_side, self.transform.max_side) for image in images]
         pixels, sizes = pad(resized)
+        found = self.network(pixels.to(self.runtime.device), sizes)
         results = []
-        for image, small, found in zip(
-            images, resized, self.network(pixels.to(self.runtime.device), sizes), strict=True
-        ):
-            wider, higher = image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]
-            labels = found.labels.cpu()
+        for image, small, (boxes, scores, labels) in zip(images, resized, found, strict=True):
             names = [self.classes[label] for label in labels.tolist()]
-            results.append(
-                NamedDetections(rescale(found.boxes, wider, higher).cpu(), found.scores.cpu(), labels, names)
-            )
+            boxes = resize_boxes(boxes, small.shape, image.shape)
+            results.append(NamedDetections(boxes.cpu(), scores.cpu(), labels.cpu(), names))
         return results
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resdet.boxes import rescale
+from resdet.boxes import resize
 from resdet.engine.runtime import Runtime
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.faster_rcnn import FasterRCNN
@@ -127,10 +127,11 @@ class TestTimeRCNN(nn.Module):
         for model, view in zip(self.models, views, strict=False):  # the first views are not flipped
             features = view.features if self.base == 1 else model.features(small, small_sizes, (1.0,))
             per_model.append(model.propose(model.score_anchors(features), small_sizes, after_nms=after_nms))
-        grow = (sizes / small_sizes).tolist()  # (N, 2) height, width
         return [
-            rescale(torch.cat(own), x_scale, y_scale)
-            for own, (y_scale, x_scale) in zip(zip(*per_model, strict=True), grow, strict=True)
+            resize(torch.cat(own), sought, given)
+            for own, sought, given in zip(
+                zip(*per_model, strict=True), small_sizes.tolist(), sizes.tolist(), strict=True
+            )
         ]
 
     def see(self, images: Tensor, sizes: Tensor) -> list[View]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.boxes import rescale
+from resdet.boxes import resize
 from resdet.config import DataConfig, DetConfig, ModelConfig, SolverConfig
 from resdet.data.annotations import Annotations
 from resdet.data.build import training_batches, validation_batches
@@ -80,9 +80,7 @@ def test_proposals_go_where_the_objects_go(annotations: Annotations, written: st
     for batch in validation_batches(annotations, config, ALONE):
         assert batch.proposals is not None
         size, original = batch.sizes[0].tolist(), batch.original_sizes[0].tolist()
-        expected = rescale(
-            torch.from_numpy(targets[batch.indices[0]]), size[1] / original[1], size[0] / original[0]
-        )
+        expected = resize(torch.from_numpy(targets[batch.indices[0]]), original, size)
         torch.testing.assert_close(batch.proposals[0], expected)
         sizes[batch.indices[0]] = len(expected)
     assert len(sizes) == 6

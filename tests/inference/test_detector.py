@@ -13,6 +13,7 @@ from PIL import Image
 
 from resdet import Detector
 from resdet.data.images import read_image
+from resdet.engine import runtime
 from resdet.errors import UserError
 from resdet.inference.detector import NamedDetections
 
@@ -90,3 +91,28 @@ def test_an_empty_result_is_no_error(detector, monkeypatch):
     monkeypatch.setattr(network, "select", partial(network.select, min_score=2))
     found = detector(np.zeros((40, 60, 3), np.uint8))
     assert found.boxes.shape == (0, 4) and found.names == []
+
+
+def test_loading_and_detecting_changes_nothing_of_the_host(finished, files, monkeypatch):
+    for name in ("start", "keep_freed_memory"):
+        monkeypatch.setattr(runtime, name, lambda *_: pytest.fail("a library must not"))
+
+    def host():
+        tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        return (
+            torch.get_num_threads(),
+            tf32,
+            torch.initial_seed(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+        )
+
+    before = host()
+    Detector.load(finished)(files[0])
+    assert host() == before
+
+
+@pytest.mark.parametrize("settings", [{"nms_iou": 7.0}, {"max_detections": 0}, {"vote_iou": float("nan")}])
+def test_settings_that_cannot_be_are_refused(finished, settings):
+    with pytest.raises(UserError, match=f"test.{next(iter(settings))} is"):
+        Detector.load(finished, **settings)

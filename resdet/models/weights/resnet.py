@@ -20,7 +20,7 @@ from resdet.errors import UserError, reason
 from resdet.models.backbones.resnet import ARCHITECTURES, ResNet
 from resdet.models.backbones.vgg import VGG16
 from resdet.models.layers.norm import FrozenBatchNorm2d
-from resdet.models.weights.pickles import read_pickle
+from resdet.pickles import read_pickle
 
 # torchvision's name → ours, tried in this order; every name must match one of them.
 TORCHVISION_NAMES = (

@@ -1,4 +1,4 @@
-"""resdet.models.weights.pickles: arrays of every pickler are read, and nothing else is ever built or called."""
+"""resdet.pickles: arrays of every pickler are read, and nothing else is ever built or called."""
 
 import os
 import pickle
@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from resdet.models.weights.pickles import read_pickle
+from resdet.pickles import read_pickle
 
 # What Python 2 wrote for numpy.array([1, 2], "float32"): texts are bytes of no encoding.
 PYTHON_2 = (

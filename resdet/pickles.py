@@ -10,7 +10,7 @@ import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,13 +18,18 @@ from resdet.errors import UserError, reason
 
 
 def read_pickle(path: Path) -> Any:
-    """What the pickle `path` holds: dictionaries, lists, tuples, strings, numbers and numpy arrays of numbers.
+    """What the pickle `path` holds, as `unpickle` reads it. Raises UserError."""
+    with open(path, "rb") as file:
+        return unpickle(file, str(path))
 
-    Raises UserError for a pickle that asks for anything else, and for a file that is none.
+
+def unpickle(file: BinaryIO, path: str) -> Any:
+    """What a pickle holds: dictionaries, lists, tuples, strings, numbers and numpy arrays of numbers.
+
+    Raises UserError, which names `path`, for a pickle that asks for anything else, and for a file that is none.
     """
     try:
-        with open(path, "rb") as file:
-            return _unwrap(_Reader(file, encoding="latin1").load())  # the encoding of arrays that Python 2 wrote
+        return _unwrap(_Reader(file, encoding="latin1").load())  # the encoding of arrays that Python 2 wrote
     except _OtherGlobalError as error:
         raise UserError(
             f"{path} asks for {error}, which plain weights do not need and which may run code: "
