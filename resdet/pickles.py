@@ -6,6 +6,7 @@ pickled with, has plain stand-ins for them, and refuses every other name; no fun
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from collections import OrderedDict
@@ -19,8 +20,11 @@ from resdet.errors import UserError, reason
 
 def read_pickle(path: Path) -> Any:
     """What the pickle `path` holds, as `unpickle` reads it. Raises UserError."""
-    with open(path, "rb") as file:
-        return unpickle(file, str(path))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): copy it again, or pass another.") from error
+    return unpickle(io.BytesIO(content), str(path))
 
 
 def unpickle(file: BinaryIO, path: str) -> Any:

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_map_only
 from resdet import boxes
 from resdet.inference.test_time import flip_boxes
 from resdet.models.box_coder import BoxCoder
-from resdet.models.faster_rcnn import mine
 from resdet.models.losses import head_loss, region_losses, rpn_loss, smooth_l1
 from resdet.models.poolers import lower_scale
 from resdet.models.postprocess import Predictions, predict, select, soften, vote
@@ -86,7 +85,8 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         "rpn_loss": (partial(rpn_loss, batch=64, beta=1 / 9), (logits[None, :, 0], deltas[None, :, 0], [anchors])),
         "head_loss": (partial(head_loss, batch=64, beta=1.0), (*trained, 1)),
         "region_losses": (partial(region_losses, beta=1.0), trained),
-        "mine": (partial(mine, batch=10, beta=1.0, nms_iou=0.7), ([regions], *trained)),
+        "box coder, encode": (BoxCoder(STDS).encode, (some, others)),
+        "box coder, decode": (BoxCoder(STDS).decode, (deltas[:, 0], some)),
         "match_anchors": (match_anchors, (boxes.iou(found, some), 0.7, 0.3)),
         "label_anchors": (rule_of_anchors, (found, target, *SIZE)),
         "sample_rois": (rule_of_rois, (found, target, 3)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from resdet import boxes
+from resdet.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,12 @@ class BoxCoder:
     stds: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     """units of the four deltas"""
 
+    @full_precision
     def encode(self, targets: Tensor, references: Tensor) -> Tensor:
         """(..., 4), (..., 4) → (..., 4): deltas of `targets` relative to `references`; all with positive sides."""
         return boxes.encode(targets, references) / references.new_tensor(self.stds)
 
+    @full_precision
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
         """(..., 4), (..., 4) → (..., 4): the inverse of `encode`; leading dimensions broadcast."""
         return boxes.decode(deltas * deltas.new_tensor(self.stds), references)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +87,8 @@ def test_pixels_of_another_kind_are_refused(detector, pixels):
 
 
 def test_an_empty_result_is_no_error(detector, monkeypatch):
-    network = detector.network.model
-    monkeypatch.setattr(network, "select", partial(network.select, min_score=2))
+    heads = detector.network.model.roi_heads
+    monkeypatch.setattr(heads, "test", replace(heads.test, min_score=2))
     found = detector(np.zeros((40, 60, 3), np.uint8))
     assert found.boxes.shape == (0, 4) and found.names == []
 
