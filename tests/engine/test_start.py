@@ -294,7 +294,7 @@ def test_weights_of_another_depth(
     for source in (detector_file, torchvision_file):
         model = fresh(config)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with refuses(f"backbone of {source}", "missing", "conv2_x.2.conv1.weight", "more"):
+        with refuses(source, "missing", "conv2_x.2.conv1.weight", "more"):
             start_detector(model, replace(config, weights=str(source)), CLASSES)
         assert_same(before, model.state_dict())
 
