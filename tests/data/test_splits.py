@@ -83,7 +83,7 @@ def test_the_splits_of_yolo_are_those_of_its_yaml_file(tmp_path: Path) -> None:
     touch(
         tmp_path,
         "data.yaml",
-        content="path: .\ntrain: images/a\nval: [images/b]\ntest:\nnames: [cat]\nnc: 1\ndownload: http://x\nflip: 3",
+        content="path: .\ntrain: images/a\nval: [images/b]\ntest:\nnames: [cat]\nnc: 1\ndownload: x\nflip: 3",
     )
     touch(tmp_path, "images/other/a.jpg", "labels/other/a.txt")
     assert yolo_splits(tmp_path) == ["train", "val"]

@@ -26,6 +26,36 @@ def test_by_hand() -> None:
     assert confusion_matrix([found], [difficult], 2).tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
 
 
+def test_the_usual_thresholds() -> None:
+    """A score of 0.25 and an overlap of 0.5 are enough."""
+    target = Target(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), torch.tensor([False]))
+    for height, score, expected in (
+        (5.0, 0.25, [[0, 1, 0], [0, 0, 0], [0, 0, 0]]),
+        (4.9, 0.25, [[0, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (5.0, 0.24, [[0, 0, 1], [0, 0, 0], [0, 0, 0]]),
+    ):
+        found = Detections(torch.tensor([[0.0, 0, 10, height]]), torch.tensor([score]), torch.tensor([1]))
+        assert confusion_matrix([found], [target], 2).tolist() == expected
+    matrix = confusion_matrix([], [], 2)
+    assert matrix.dtype == np.int64 and matrix.shape == (3, 3)
+
+
+def test_the_nearest_pair_comes_before_the_better_score() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 6], [0, 0, 10, 9]])
+    found = Detections(boxes, torch.tensor([0.9, 0.5]), torch.tensor([0, 1]))
+    target = Target(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), torch.tensor([False]))
+    assert confusion_matrix([found], [target], 2).tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
+    tie = found._replace(boxes=boxes[[1, 1]], scores=torch.tensor([0.5, 0.9]))
+    assert confusion_matrix([tie], [target], 2).tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_a_detection_on_a_difficult_object_is_left_out_from_the_same_overlap_on() -> None:
+    target = Target(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0]), torch.tensor([True]))
+    for height, spurious in ((5.0, 0), (4.9, 1)):
+        found = Detections(torch.tensor([[0.0, 0, 10, height]]), torch.tensor([0.9]), torch.tensor([1]))
+        assert confusion_matrix([found], [target], 2).tolist() == [[0, 0, 0], [0, 0, 0], [0, spurious, 0]]
+
+
 def test_nothing() -> None:
     assert not confusion_matrix([], [], 2).any()
     with pytest.raises(ValueError, match="detections for 0 images but ground truth for 1"):

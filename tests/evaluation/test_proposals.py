@@ -8,7 +8,7 @@ import torch
 from evaluation_cases import random_boxes, random_case
 from reference_evaluation import proposal_overlaps_literal
 
-from resdet.evaluation.proposals import average_recall, proposal_overlaps, recall
+from resdet.evaluation.proposals import THRESHOLDS, average_recall, proposal_overlaps, recall
 from resdet.types import Target
 
 
@@ -24,6 +24,24 @@ def test_by_hand() -> None:
     )
     # Of .5, .55, … .95 both are covered at .5, .55 and .6.
     assert average_recall(overlaps).tolist() == pytest.approx([0.5, 0.65, 0.65])
+
+
+def test_the_usual_numbers_and_thresholds() -> None:
+    """The objects' proposals are the 100th, 101st, 300th, 301st, 1000th and 1001st of their images."""
+    assert THRESHOLDS.tolist() == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    box, away = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[50.0, 50, 60, 60]])
+    target = Target(box, torch.tensor([0]), torch.tensor([False]))
+    proposals = [torch.cat([away.repeat(n - 1, 1), box]) for n in (100, 101, 300, 301, 1000, 1001)]
+    overlaps = proposal_overlaps(proposals, [target] * 6)
+    assert overlaps.tolist() == [[1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]]
+    np.testing.assert_allclose(average_recall(overlaps), [1 / 6, 1 / 2, 5 / 6])
+
+
+def test_an_overlap_counts_from_the_threshold_on() -> None:
+    """Of .5, .55, … .95 so many are reached; a mean over the objects, then over the thresholds."""
+    overlaps = np.array([[0.5, 0.55, 0.94, 0.95], [0.49, 0.0, 1.0, 0.75]])
+    np.testing.assert_allclose(average_recall(overlaps), [(1 + 2 + 9 + 10) / 40, (0 + 0 + 10 + 6) / 40])
+    np.testing.assert_allclose(recall(overlaps, [0.5, 0.95]), [[1, 1 / 4], [1 / 2, 1 / 4]])
 
 
 @pytest.mark.filterwarnings("error")
