@@ -44,11 +44,21 @@ def test_an_overlap_counts_from_the_threshold_on() -> None:
     np.testing.assert_allclose(recall(overlaps, [0.5, 0.95]), [[1, 1 / 4], [1 / 2, 1 / 4]])
 
 
+def test_a_proposal_equal_to_its_object_covers_all_of_it() -> None:
+    """Exactly so, wherever it lies: overlaps are computed in float64."""
+    boxes = torch.tensor([[0.1, 0.2, 1000.3, 999.7], [333.3, 77.7, 1234.5, 987.6]])
+    target = Target(boxes, torch.tensor([0, 0]), torch.tensor([False, False]))
+    assert proposal_overlaps([boxes], [target], (9,)).tolist() == [[1, 1]]
+    assert recall(proposal_overlaps([boxes], [target], (9,)), [1.0]).tolist() == [[1]]
+
+
 @pytest.mark.filterwarnings("error")
 def test_nothing() -> None:
     none = Target(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).bool())
     assert proposal_overlaps([], []).shape == proposal_overlaps([torch.zeros(5, 4)], [none]).shape == (3, 0)
+    assert average_recall(proposal_overlaps([], [])).shape == (3,)
     assert np.isnan(average_recall(proposal_overlaps([], []))).all()
+    assert np.isnan(recall(proposal_overlaps([], []), [0.5, 0.75])).tolist() == [[True, True]] * 3
     one = Target(torch.ones(1, 4), torch.zeros(1).long(), torch.zeros(1).bool())
     assert proposal_overlaps([torch.zeros(0, 4)], [one]).tolist() == [[0]] * 3
 
