@@ -59,6 +59,8 @@ def test_nothing() -> None:
     assert average_recall(proposal_overlaps([], [])).shape == (3,)
     assert np.isnan(average_recall(proposal_overlaps([], []))).all()
     assert np.isnan(recall(proposal_overlaps([], []), [0.5, 0.75])).tolist() == [[True, True]] * 3
+    with pytest.raises(ValueError):  # as many images as targets
+        proposal_overlaps([torch.zeros(5, 4)], [none, none])
     one = Target(torch.ones(1, 4), torch.zeros(1).long(), torch.zeros(1).bool())
     assert proposal_overlaps([torch.zeros(0, 4)], [one]).tolist() == [[0]] * 3
 
