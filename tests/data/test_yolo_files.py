@@ -187,6 +187,12 @@ def test_a_line_that_is_neither_box_nor_polygon(yolo: YoloFolder, line: str) -> 
     assert ids(read) == ["good"] and "class x y width height" in read.skipped[0]
 
 
+def test_a_broken_line_is_quoted_up_to_its_sixtieth_letter(yolo: YoloFolder) -> None:
+    yolo.add("bad", f"  cat {'x' * 100}")
+    yolo.add("good", None)
+    assert yolo.read().skipped[0].endswith(f"bad.txt, line 1 is not `class x y width height`: 'cat {'x' * 56}'.")
+
+
 def test_lines_are_counted_with_the_blank_ones(yolo: YoloFolder) -> None:
     yolo.add("bad", f"\n{ONE}\n\n9 0.5 0.5 0.5 0.5\n")
     yolo.add("good", f"\ufeff{ONE}\n \n1 0.5 0.5 0 1\n{ONE}")
