@@ -12,8 +12,9 @@ from resdet import boxes
 
 
 def test_area_of_a_box_without_extent_is_zero():
-    given = torch.tensor([[0.0, 0, 4, 5], [3, 3, 3, 9], [5, 5, 1, 9], [5, 5, 1, 1]])
-    assert boxes.area(given).tolist() == [20, 0, 0, 0]
+    given = torch.tensor([[0.0, 0, 4, 5], [3, 3, 3, 9], [3, 3, 9, 3], [5, 5, 1, 9], [5, 5, 9, 1], [5, 5, 1, 1]])
+    assert boxes.area(given).tolist() == [20, 0, 0, 0, 0, 0]
+    assert boxes.area(torch.tensor([[0.0, 0, 0.25, 0.5]])).tolist() == [0.125]
 
 
 def test_iou_equals_torchvision_and_the_literal_loop(random_boxes):
@@ -65,6 +66,18 @@ def test_decode_equals_torchvision_including_the_clamp(random_boxes):
 def test_a_huge_delta_grows_a_16_pixel_anchor_to_1000_pixels():
     grown = boxes.decode(torch.tensor([0.0, 0, 1e6, 1e6]), torch.tensor([0.0, 0, 16, 16]))
     torch.testing.assert_close(grown, torch.tensor([-492.0, -492, 508, 508]), rtol=0, atol=1e-3)
+
+
+def test_boxes_in_several_dimensions(random_boxes):
+    """(..., 4): what holds for a row of boxes holds for a table of them, as regions by classes."""
+    given, anchors = random_boxes(12).reshape(3, 4, 4), random_boxes(12).reshape(3, 4, 4)
+    flat, flat_anchors = given.flatten(0, 1), anchors.flatten(0, 1)
+    for function, second in ((boxes.encode, (anchors, flat_anchors)), (boxes.decode, (anchors, flat_anchors))):
+        assert torch.equal(function(given, second[0]), function(flat, second[1]).reshape(3, 4, 4))
+    assert torch.equal(boxes.clip(given, 30, 50), boxes.clip(flat, 30, 50).reshape(3, 4, 4))
+    larger = boxes.resize(flat, (10, 20), (30, 40)).reshape(3, 4, 4)
+    assert torch.equal(boxes.resize(given, (10, 20), (30, 40)), larger)
+    assert torch.equal(boxes.area(given), boxes.area(flat).reshape(3, 4))
 
 
 def test_decode_inverts_encode(random_boxes):

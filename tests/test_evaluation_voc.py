@@ -6,6 +6,7 @@ import torch
 from evaluation_cases import random_case
 from reference import voc_ap_literal
 
+from resdet.errors import UserError
 from resdet.evaluation.voc import (
     average_precision,
     average_precision_07,
@@ -84,6 +85,39 @@ def test_overlap_equal_to_the_threshold_matches():
     assert evaluate_voc([detected([half], [0.9])], [annotated([BOX])], 1, 0.51).ap.tolist() == [0]
     # Whatever the threshold, boxes that do not meet do not match.
     assert evaluate_voc([detected([AWAY], [0.9])], [annotated([BOX])], 1, 0.0).ap.tolist() == [0]
+
+
+def test_the_usual_threshold_is_one_half():
+    half, less = [10.0, 10.0, 20.0, 15.0], [10.0, 10.0, 20.0, 14.99]
+    assert evaluate_voc([detected([half], [0.9])], [annotated([BOX])], 1).ap.tolist() == [1]
+    assert evaluate_voc([detected([less], [0.9])], [annotated([BOX])], 1).ap.tolist() == [0]
+
+
+def test_the_mean_is_over_the_classes_with_positives():
+    target = annotated([BOX, OTHER, AWAY], [0, 1, 1])
+    result = evaluate_voc([detected([BOX, OTHER], [0.9, 0.8], [0, 1])], [target], 3)
+    np.testing.assert_allclose(result.ap, [1, 1 / 2, np.nan])
+    np.testing.assert_allclose(result.ap07, [1, 6 / 11, np.nan])
+    assert result.map == pytest.approx(3 / 4) and result.map07 == pytest.approx(17 / 22)
+    assert result.positives.tolist() == [1, 2, 0]
+
+
+def test_the_curves_of_each_class_by_falling_score():
+    detections = [detected([BOX, BOX, AWAY], [0.3, 0.5, 0.9], [1, 0, 0]), detected([OTHER], [0.7], [0])]
+    targets = [annotated([BOX, BOX], [0, 1]), annotated([OTHER], [0])]
+    first, second, third = evaluate_voc(detections, targets, 3).curves
+    np.testing.assert_allclose(first.scores, [0.9, 0.7, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(first.precision, [0, 1 / 2, 2 / 3])
+    np.testing.assert_allclose(first.recall, [0, 1 / 2, 1])
+    np.testing.assert_allclose(second.scores, [0.3], rtol=1e-6)
+    assert second.recall.tolist() == second.precision.tolist() == [1]
+    assert len(third.recall) == len(third.precision) == len(third.scores) == 0
+
+
+def test_the_curve_of_a_class_without_positives():
+    (curve,) = evaluate_voc([detected([BOX, AWAY], [0.5, 0.9])], [annotated([])], 1).curves
+    assert np.isnan(curve.recall).tolist() == [True, True] and curve.precision.tolist() == [0, 0]
+    np.testing.assert_allclose(curve.scores, [0.9, 0.5], rtol=1e-6)
 
 
 def test_equal_scores_keep_the_order_given():
@@ -193,6 +227,50 @@ def test_results_files_round_trip(tmp_path):
         torch.testing.assert_close(after.labels, before.labels)
 
 
+def test_writing_again_into_a_folder_that_is_there(tmp_path):
+    folder = tmp_path / "deep/results"
+    for boxes in ([BOX, OTHER], [AWAY]):
+        write_voc_results(folder, [detected(boxes, [0.5] * len(boxes)), *[detected([], [])] * 2], IDS, NAMES)
+    (found, *_) = read_voc_results(str(folder), IDS, NAMES)
+    assert found.boxes.tolist() == [AWAY] and found.scores.tolist() == [0.5] and found.labels.tolist() == [0]
+
+
+def test_results_are_read_by_image_then_score_then_class(tmp_path):
+    lines = {
+        "cat": "2 0.5 1 1 2 2\n1 0.5 3 3 4 4\n1 0.75 5 5 6 6\n",
+        "dog": "1 0.5 7 7 8 8\n1 1 9 9 10 10\n",
+        "cow": "",
+    }
+    for name, text in lines.items():
+        (tmp_path / f"comp4_det_test_{name}.txt").write_text(text)
+    none, second, first = read_voc_results(tmp_path, ["0", "2", "1"], NAMES)
+    assert first.scores.tolist() == [1, 0.75, 0.5, 0.5] and first.labels.tolist() == [1, 0, 0, 1]
+    assert first.boxes.tolist() == [[8, 8, 10, 10], [4, 4, 6, 6], [2, 2, 4, 4], [6, 6, 8, 8]]
+    assert second.boxes.tolist() == [[0, 0, 2, 2]] and none.boxes.shape == (0, 4)
+    assert [part.dtype for part in first] == [torch.float32, torch.float32, torch.int64]
+
+
+def test_an_image_s_name_may_hold_spaces(tmp_path):
+    names = ["two words", " 猫"]
+    write_voc_results(tmp_path, [detected([BOX], [0.5]), detected([OTHER], [0.5])], names, NAMES)
+    (tmp_path / "comp4_det_test_dog.txt").write_text("two words 0.5 1 1 2 2\n")
+    read = read_voc_results(tmp_path, ["two words", " 猫"], NAMES)
+    assert read[0].boxes.tolist() == [BOX, [0, 0, 2, 2]] and read[1].boxes.tolist() == [OTHER]
+
+
+def test_a_box_whose_corners_rounding_has_swapped_is_read(tmp_path):
+    """Hundredths of a pixel may turn a box without area round by as much."""
+    for name in NAMES:
+        (tmp_path / f"comp4_det_test_{name}.txt").write_text(
+            "000003 0.5 1.015 1.015 0 0\n" if name == "cow" else ""
+        )
+    assert len(read_voc_results(tmp_path, IDS, NAMES)[2].boxes) == 1
+    for line in ("000003 0.5 1.025 1 0 1", "000003 0.5 1 1.025 1 0"):
+        (tmp_path / "comp4_det_test_cow.txt").write_text(f"{line}\n")
+        with pytest.raises(UserError, match="line 1: x2 and y2 must not be less"):
+            read_voc_results(tmp_path, IDS, NAMES)
+
+
 def test_reading_for_no_image(tmp_path):
     write_voc_results(tmp_path, [], [], NAMES)
     assert read_voc_results(tmp_path, [], NAMES) == []
@@ -206,6 +284,8 @@ def test_reading_for_no_image(tmp_path):
         ("000003 0.5 1 2 3 four", "expected 'image_id score x1 y1 x2 y2'"),
         ("000004 0.5 1 2 3 4", "the image '000004' is not in the data set"),
         ("000003 nan 1 2 3 4", "must be finite numbers"),
+        ("000003 0.5 1 2 3 inf", "must be finite numbers"),
+        ("000003 0.5 1 9 3 4", "x2 and y2 must not be less than x1 and y1"),
         ("000003 0.5 9 2 3 4", "x2 and y2 must not be less than x1 and y1"),
     ],
 )

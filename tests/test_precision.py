@@ -121,6 +121,16 @@ def test_half_precision_inputs_are_computed_with_in_float32(cases: dict[str, Cas
         torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_are_computed_with_in_float32_outside_autocast(
+    cases: dict[str, Case], dtype: torch.dtype
+) -> None:
+    for name, case in cases.items():
+        found = outcome(case, None, lambda x: x.to(dtype))
+        expected = outcome(case, None, lambda x: x.to(dtype).float())
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=name)
+
+
 def test_double_precision_stays(cases: dict[str, Case]) -> None:
     """As the comparisons of processes and of gradients need it."""
     for name in ("iou", "encode", "decode", "smooth_l1", "head_loss", "vote"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn, optim
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig
-from resdet.engine.solver import build_optimizer, lr_at
+from resdet.engine.solver import build_optimizer, lr_at, restore_optimizer
 from resdet.models.build import build_detector
 
 WARM = SolverConfig(lr=1.0, warmup_steps=4, warmup_factor=0.2, milestones=(6, 8), gamma=0.1, steps=10)
@@ -32,6 +34,43 @@ def test_lr_of_the_papers() -> None:
 def test_lr_with_a_milestone_inside_the_warm_up() -> None:
     solver = SolverConfig(lr=1.0, warmup_steps=4, warmup_factor=0.0, milestones=(2,), gamma=0.5)
     assert [lr_at(step, solver) for step in range(5)] == [0, 0.25, 0.25, 0.375, 0.5]
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_the_cosine_schedule_falls_from_the_whole_rate_to_zero(warmup_steps: int) -> None:
+    """Half a cosine over the steps after the warm-up: lr · (1 + cos(π · k/8)) / 2 at the k-th of eight."""
+    solver = SolverConfig(
+        lr=2.0, schedule="cosine", milestones=(1,), steps=warmup_steps + 8, warmup_steps=warmup_steps
+    )
+    rates = [lr_at(warmup_steps + k, solver) for k in range(9)]
+    assert rates[0::2] == pytest.approx([2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0], abs=1e-12)
+    assert rates[1] == pytest.approx(1 + 0.9238795325112867)  # cos(22.5°)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_cosine_schedule_waits_for_the_end_of_the_warm_up() -> None:
+    solver = SolverConfig(lr=2.0, schedule="cosine", steps=12, warmup_steps=4, warmup_factor=0.2)
+    assert [lr_at(step, solver) for step in range(4)] == pytest.approx([0.4, 0.8, 1.2, 1.6])
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_the_cosine_schedule_with_a_warm_up_to_the_end(after: int) -> None:
+    solver = SolverConfig(lr=2.0, schedule="cosine", steps=2 + after, warmup_steps=2, warmup_factor=0.0)
+    assert [lr_at(step, solver) for step in range(4)] == pytest.approx([0, 1, 2, 0], abs=1e-12)
+
+
+def test_each_plateau_multiplies_the_rate_by_gamma() -> None:
+    """Whatever the step: milestones belong to another schedule."""
+    solver = SolverConfig(lr=3.0, schedule="plateau", gamma=0.5, milestones=(1,))
+    assert [lr_at(70_000, solver, plateaus) for plateaus in range(4)] == [3, 1.5, 0.75, 0.375]
+    assert lr_at(70_000, solver) == 3
+
+
+def test_a_constant_warm_up_stays_at_its_start() -> None:
+    """He et al. 2015, §4.2: 0.01 for the first steps of the network of 110 layers, then 0.1."""
+    solver = SolverConfig(lr=0.1, warmup="constant", warmup_steps=400, warmup_factor=0.1, milestones=(32_000,))
+    assert [lr_at(step, solver) for step in (0, 200, 399)] == pytest.approx([0.01] * 3)
+    assert [lr_at(step, solver) for step in (400, 31_999, 32_000)] == pytest.approx([0.1, 0.1, 0.01])
 
 
 def small_network() -> nn.Sequential:
@@ -87,3 +126,39 @@ def test_the_detector_of_the_papers_trains_conv3_x_and_what_follows() -> None:
     layers = {"rpn.head": ("conv", "objectness_logits", "anchor_deltas")}
     layers |= {"roi_heads.box_predictor": ("cls_score", "bbox_pred")}
     assert exempt == {f"{part}.{layer}.bias" for part, names in layers.items() for layer in names}
+
+
+def stepped(network: nn.Module, solver: SolverConfig, gradient: float) -> optim.Optimizer:
+    """The optimizer of a network after one step with the same gradient everywhere."""
+    optimizer = build_optimizer(network, solver)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    optimizer.step()
+    return optimizer
+
+
+def test_a_restored_optimizer_has_the_saved_momenta_and_the_present_settings() -> None:
+    settings = SolverConfig(lr=0.5, momentum=0.5, weight_decay=0.0)
+    saved = stepped(nn.Linear(2, 1), settings, gradient=4.0).state_dict()
+    network = nn.Linear(2, 1)
+    optimizer = build_optimizer(network, replace(settings, lr=0.25, momentum=0.75, weight_decay=0.125))
+    restore_optimizer(optimizer, saved)
+    kept = [(group["lr"], group["momentum"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert kept == [
+        (0.25, 0.75, 0.125),
+        (0.25, 0.75, 0.0),
+    ]  # the weight's, and that of the bias, which never decays
+    bias = network.bias.item()
+    network.bias.grad = torch.full_like(network.bias, 1.0)
+    optimizer.step()
+    assert network.bias.item() == pytest.approx(bias - 0.25 * (0.75 * 4 + 1))
+
+
+def test_an_optimizer_of_other_groups_is_not_restored() -> None:
+    network, solver = nn.Linear(2, 1), SolverConfig()
+    saved = stepped(network, solver, gradient=1.0).state_dict()
+    for other in (build_optimizer(nn.Linear(2, 1, bias=False), solver), build_optimizer(small_network(), solver)):
+        with pytest.raises(ValueError, match="other groups of parameters"):
+            restore_optimizer(other, saved)
+    with pytest.raises(ValueError, match="other groups of parameters"):
+        restore_optimizer(build_optimizer(network, replace(solver, decay_all=True)), saved)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from evaluation_cases import annotations_of, join, random_case, scaled
 from reference_evaluation import coco_files, run_pycocotools
 
+from resdet.data.annotations import Annotations
 from resdet.evaluation.coco import (
     STATS,
     Backend,
@@ -109,7 +111,91 @@ def test_unusable_input_is_refused(refuses: Refuses, monkeypatch: pytest.MonkeyP
         evaluate_coco(detections, annotations_of(targets, 2), "faster-coco-eval")
 
 
+def images_of_one_object(ids: Sequence[str]) -> tuple[list[Target], Annotations]:
+    """Images of these identifiers, each with an object of class 0 at the same place."""
+    _, (target,) = one_image()
+    targets = [target] * len(ids)
+    return targets, replace(annotations_of(targets, 2), ids=np.array([name.encode() for name in ids], dtype=bytes))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("ids", "first"),
+    [
+        (("9", "10"), 0),  # numbers, if all are
+        (("010", "9"), 0),  # else texts: 010 is not how a number is written
+        (("10", "9", "x"), 0),
+        (("9", "10", "x"), 1),
+        (("10", "9"), 1),
+        (("-1", "+2"), 1),
+    ],
+)
+def test_equal_scores_are_ranked_by_identifier(backend: Backend, ids: Sequence[str], first: int) -> None:
+    """A hit before two misses of the same score has precision 1, behind them ⅓."""
+    _, annotations = images_of_one_object(ids)
+    hit = Detections(torch.tensor([[10.0, 10, 20, 20]]), torch.tensor([0.5]), torch.tensor([0]))
+    miss = hit._replace(boxes=hit.boxes + 50)
+    none = Detections(hit.boxes[:0], hit.scores[:0], hit.labels[:0])
+    for place in range(2):
+        detections = [hit if index == place else miss if index < 2 else none for index in range(len(ids))]
+        ap50 = evaluate_coco(detections, annotations, backend).ap50[0]
+        reached = 101 // len(ids) + 1  # recalls 0, .01, … up to a half or a third
+        assert ap50 == pytest.approx(reached / 101 * (1 if place == first else 1 / 2))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sizes_are_those_of_the_areas_and_not_of_the_boxes(backend: Backend) -> None:
+    """COCO's ranges: small up to 32², medium up to 96², large beyond; a detection's area is its box's."""
+    detections, targets = one_image()
+    annotations = annotations_of(targets, 2)
+    for area, name in ((32.0**2 - 1, "small"), (32.0**2 + 1, "medium"), (96.0**2 + 1, "large")):
+        stats = evaluate_coco(detections, replace(annotations, areas=np.array([area])), backend).stats
+        assert stats[f"ap_{name}"] == pytest.approx(1)
+        others = {"small", "medium", "large"} - {name}
+        assert all(np.isnan(stats[f"ap_{other}"]) for other in others)
+        assert stats[f"ar_{name}"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_average_precisions_of_each_class(backend: Backend) -> None:
+    """IoU 0.6 is a hit at 0.5, 0.55 and 0.6; a class without objects has none."""
+    box = torch.tensor([[0.0, 0, 100, 100], [200, 200, 300, 300]])
+    target = Target(box, torch.tensor([0, 2]), torch.tensor([False, False]))
+    found = Detections(torch.tensor([[0.0, 0, 100, 61], [200, 200, 300, 300]]), torch.ones(2), torch.tensor([0, 2]))
+    result = evaluate_coco([found], annotations_of([target], 3), backend)
+    np.testing.assert_allclose(result.ap, [0.3, np.nan, 1])
+    np.testing.assert_allclose(result.ap50, [1, np.nan, 1])
+    wanted = {"ap": 0.65, "ap50": 1, "ap75": 0.5, "ap_large": 0.65, "ar1": 0.65, "ar100": 0.65, "ar_large": 0.65}
+    assert {name: result.stats[name] for name in wanted} == pytest.approx(wanted)
+
+
 # Results files
+
+
+@pytest.mark.parametrize(
+    ("ids", "written"),
+    [(("7", "12"), [7, 12]), (("7", "012"), ["7", "012"]), (("a", "7"), ["a", "7"]), (("²", "7"), ["²", "7"])],
+)
+def test_the_results_file_to_the_letter(tmp_path: Path, ids: Sequence[str], written: list[object]) -> None:
+    """Identifiers are numbers only if all are written as such, as the tools need them."""
+    targets, annotations = images_of_one_object(ids)
+    first = Detections(
+        torch.tensor([[1.5, 2, 4, 8], [0, 0, 1, 1]]), torch.tensor([0.25, 0.75]), torch.tensor([1, 0])
+    )
+    second = Detections(torch.tensor([[5.0, 5, 6, 7]]), torch.tensor([0.5]), torch.tensor([0]))
+    write_coco_results(tmp_path / "results.json", [first, second], annotations)
+    categories = annotations.category_ids.tolist()
+    assert json.loads((tmp_path / "results.json").read_text()) == [
+        {"image_id": written[0], "category_id": categories[1], "bbox": [1.5, 2, 2.5, 6], "score": 0.25},
+        {"image_id": written[0], "category_id": categories[0], "bbox": [0, 0, 1, 1], "score": 0.75},
+        {"image_id": written[1], "category_id": categories[0], "bbox": [5, 5, 1, 2], "score": 0.5},
+    ]
+    read = read_coco_results(str(tmp_path / "results.json"), annotations)
+    assert read[0].scores.tolist() == [0.75, 0.25] and read[0].labels.tolist() == [0, 1]
+    assert read[1].boxes.tolist() == second.boxes.tolist()
+    assert [part.dtype for part in read[1]] == [torch.float32, torch.float32, torch.int64]
+    write_coco_results(tmp_path / "results.json", [first, second], annotations)  # again
+    assert len(targets) == len(read) == 2
 
 
 def random_results(rng: np.random.Generator, numeric: bool = True):
@@ -174,6 +260,12 @@ GOOD = {"image_id": 10, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}
                 ({"bbox": [1, 2, 3, float("inf")]}, ["inf"]),
                 ({"bbox": [1, 2, 3, 10**400]}, ["finite"]),
                 ({"bbox": [1, 2, -3, 4]}, ["negative size"]),
+                ({"bbox": [1, 2, 3, -4]}, ["negative size"]),
+                ({"bbox": [1, 2, 3, 4, 5]}, ["[1, 2, 3, 4, 5]"]),
+                ({"bbox": [1, -1e30, 3, 4]}, ["finite"]),
+                ({"bbox": [1, True, 3, 4]}, ["finite"]),
+                ({"category_id": True}, ["category True"]),
+                ({"category_id": 3}, ["category 3", "it has 2."]),
             )
         ),
         (json.dumps([{name: GOOD[name] for name in ("image_id", "bbox", "score")}]), ["must have", "category_id"]),
@@ -190,6 +282,22 @@ def test_a_bad_results_file(text: str, words: Sequence[str], tmp_path: Path, ref
 def test_a_missing_results_file(tmp_path: Path, refuses: Refuses) -> None:
     with refuses(tmp_path / "none.json", "No such file"):
         read_coco_results(tmp_path / "none.json", annotations_of([], 1))
+
+
+def test_a_result_without_extent_is_read(tmp_path: Path) -> None:
+    """And one of whole numbers, or far outside the image."""
+    _, targets = one_image()
+    path = tmp_path / "results.json"
+    boxes = [[1, 2, 0, 4], [1, 2, 3, 0], [-5, -6.5, 1e6, 1]]
+    path.write_text(json.dumps([GOOD | {"bbox": box, "score": 1} for box in boxes]))
+    (found,) = read_coco_results(path, annotations_of(targets, 1))
+    assert found.boxes.tolist() == [[1, 2, 1, 6], [1, 2, 4, 2], [-5, -6.5, 999_995, -5.5]]
+    assert found.scores.tolist() == [1, 1, 1] and found.labels.tolist() == [0, 0, 0]
+
+
+def test_reading_for_no_image(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[]")
+    assert read_coco_results(tmp_path / "results.json", annotations_of([], 1)) == []
 
 
 def test_results_of_a_file_come_best_first(tmp_path: Path) -> None:

@@ -64,6 +64,45 @@ def test_what_is_mended_becomes_a_hit() -> None:
     assert (errors.ap50, errors.gains["confusion"]) == pytest.approx((1 / 6, 5 / 6))
 
 
+def test_a_detection_in_a_difficult_region_of_its_class_is_no_error() -> None:
+    """As by COCO's rules: with half of its own area or more, unless it is a hit."""
+    target = TARGET._replace(difficult=torch.tensor([True, False]))
+    inside, half, less = [2.0, 2.0, 4.0, 4.0], [5.0, 0.0, 15.0, 10.0], [5.1, 0.0, 15.1, 10.0]
+    for box, label, kinds in (
+        (inside, 0, {}),
+        (half, 0, {}),
+        (less, 0, {"background": 1}),
+        (inside, 1, {"background": 1}),
+    ):
+        errors = analyse_errors(detected((box, 0.95, label), HITS[1]), [target], 2)
+        assert errors.counts == NONE | kinds
+    assert errors.gains["missed"] == errors.gains["false_negative"] == 0
+
+
+def test_an_object_that_two_detections_could_match_goes_to_the_better() -> None:
+    """And a detection takes the nearest object that is left."""
+    near, wide = [0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 10.0, 10.0]
+    target = Target(torch.tensor([near, wide]), torch.tensor([0, 0]), torch.tensor([False, False]))
+    errors = analyse_errors(detected((wide, 0.9, 0), (wide, 0.8, 0), (wide, 0.7, 0)), [target], 1)
+    assert errors.counts == NONE | {"duplicate": 1} and errors.ap50 == 1
+    assert errors.gains == pytest.approx(dict.fromkeys(errors.gains, 0))
+
+
+def test_images_are_kept_apart() -> None:
+    """An error aims at an object of its own image, by the objects' order in the data set."""
+    shifted = [0.0, 0.0, 10.0, 4.0]
+    one = Target(torch.tensor([OBJECT]), torch.tensor([0]), torch.tensor([False]))
+    errors = analyse_errors(
+        [*detected((OBJECT, 0.5, 0)), *detected((shifted, 0.9, 0)), *detected((OBJECT, 0.7, 1))], [one, one, one], 2
+    )
+    assert errors.counts == NONE | {"localisation": 1, "confusion": 1}
+    # Of class 0: wrong, hit of 3: precision ½ up to recall ⅓, which 34 of 101 recalls lie in.
+    assert errors.ap50 == pytest.approx(34 / 101 / 2)
+    # Mended: two hits of 3, up to recall ⅔. The one of the other class joins them in between.
+    assert errors.gains["localisation"] == pytest.approx(67 / 101 - 17 / 101)
+    assert errors.gains["confusion"] == pytest.approx(67 * (2 / 3) / 101 - 17 / 101)
+
+
 def test_missed_objects() -> None:
     errors = analyse_errors(detected(HITS[0]), [TARGET], 3)
     assert errors.counts == NONE | {"missed": 1}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import anchors_literal
 
-from resdet.models.anchors import base_anchors, grid_anchors
+from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors, grid_anchors
 
 SCALES, RATIOS = (128, 256, 512), (0.5, 1, 2)
 
@@ -41,3 +41,15 @@ def test_anchors_at_the_cells_corners():
     at_corners, at_centres = grid_anchors(base, 2, 3, 16, offset=0.0), grid_anchors(base, 2, 3, 16)
     torch.testing.assert_close(at_corners, at_centres - 8)
     assert at_corners[3].tolist() == [-32, -32, 32, 32]
+
+
+def test_the_places_of_an_anchor_in_its_cell():
+    """The centre, and detectron2's upper left corner."""
+    base = base_anchors((32,), (1,))
+    first = {name: grid_anchors(base, 1, 1, 16, offset)[0].tolist() for name, offset in ANCHOR_OFFSETS.items()}
+    assert first == {"cell": [-8, -8, 24, 24], "corner": [-16, -16, 16, 16]}
+
+
+def test_a_ratio_is_height_over_width():
+    assert base_anchors((32,), (4,)).tolist() == [[-8, -32, 8, 32]]
+    assert base_anchors((32, 64), (0.25,)).tolist() == [[-32, -8, 32, 8], [-64, -16, 64, 16]]

@@ -1,11 +1,13 @@
 """resdet.models.postprocess against torchvision's RoIHeads."""
 
+import math
+
 import pytest
 import torch
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from resdet.models.box_coder import BoxCoder
-from resdet.models.postprocess import Predictions, predict, select, vote
+from resdet.models.postprocess import Predictions, predict, select, soften, vote
 
 CLASSES = 4
 SIZES = torch.tensor([[96, 128], [80, 112]])
@@ -98,3 +100,56 @@ def test_a_box_without_a_vote_stays_as_it_is():
     torch.testing.assert_close(voted, plain, rtol=0, atol=0)
     labels, scores = torch.tensor([0, 1]), torch.tensor([0.0, 0.9])
     torch.testing.assert_close(vote(found[:1], labels[:1], found, scores, labels, 0.5), found[:1], rtol=0, atol=0)
+
+
+def test_only_the_boxes_of_the_class_that_overlap_enough_have_a_vote():
+    """IoU with the first: 1, ½ exactly, a little less."""
+    found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.9], [0, 0, 10, 8]])
+    scores, labels = torch.tensor([0.5, 0.25, 0.9, 0.9]), torch.tensor([1, 1, 1, 0])
+    kept = vote(found[:1], labels[:1], found, scores, labels, 0.5)
+    torch.testing.assert_close(kept, torch.tensor([[0.0, 0, 10, (0.5 * 10 + 0.25 * 5) / 0.75]]))
+
+
+def test_the_least_score_is_enough_and_a_box_without_area_is_none():
+    scores = torch.tensor([[0.5, 0.25], [0.75, 0.125], [0.5, 0.0]])
+    regions = torch.tensor([[0.0, 0, 10, 10], [30, 0, 40, 0], [50, 0, 60, 10]])
+    predictions = Predictions(scores, regions[:, None].repeat(1, 2, 1))
+    predictions.boxes[2, 0, 2] = 50
+    found = select(predictions, min_score=0.25, nms_iou=0.3, max_detections=9)
+    assert found.scores.tolist() == [0.5, 0.25] and found.labels.tolist() == [0, 1]
+    assert found.boxes.tolist() == [regions[0].tolist()] * 2
+
+
+def test_plain_suppression_is_the_default():
+    found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [50, 0, 60, 10]])
+    predictions = Predictions(torch.tensor([[0.9], [0.8], [0.7]]), found[:, None])
+    plain = select(predictions, min_score=0.05, nms_iou=0.79, max_detections=9)
+    assert plain.boxes.tolist() == found[[0, 2]].tolist() and plain.scores.tolist() == pytest.approx([0.9, 0.7])
+    both = select(predictions, min_score=0.05, nms_iou=0.81, max_detections=2)
+    assert both.boxes.tolist() == found[:2].tolist()
+    voted = select(predictions, min_score=0.05, nms_iou=0.79, max_detections=9, vote_iou=0.75)
+    torch.testing.assert_close(voted.boxes, torch.tensor([[0, 0, 10, 15.4 / 1.7], [50, 0, 60, 10]]))
+
+
+def test_soft_suppression_by_hand():
+    """IoU ½ of the class: the score is multiplied by exp(−¼ / ½); what falls to the least score stays."""
+    found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 5], [50, 0, 60, 10]])
+    scores, labels = torch.tensor([1.0, 0.8, 0.7, 0.25]), torch.tensor([0, 0, 1, 0])
+    predictions = Predictions(
+        torch.zeros(4, 2).scatter(1, labels[:, None], scores[:, None]), found[:, None].repeat(1, 2, 1)
+    )
+    detections = select(predictions, min_score=0.25, nms_iou=0.3, max_detections=9, soft_nms=0.5)
+    assert detections.labels.tolist() == [0, 1, 0, 0]
+    assert detections.scores.tolist() == pytest.approx([1, 0.7, 0.8 * math.exp(-0.5), 0.25])
+    assert detections.boxes.tolist() == found[[0, 2, 1, 3]].tolist()
+    fewer = select(predictions, min_score=0.5, nms_iou=0.3, max_detections=9, soft_nms=0.5)
+    assert fewer.scores.tolist() == pytest.approx([1, 0.7])
+    assert select(predictions, min_score=0.25, nms_iou=0.3, max_detections=1, soft_nms=0.5).scores.tolist() == [1]
+
+
+def test_soft_suppression_of_boxes_that_score_nothing_keeps_each_once():
+    found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 0, 60, 10]])
+    for empty in (found[:0], found):
+        count = len(empty)
+        keep, values = soften(empty, torch.zeros(count), torch.zeros(count).long(), 0.5, 0.0, 9)
+        assert sorted(keep.tolist()) == list(range(count)) and values.tolist() == [0] * count

@@ -59,6 +59,24 @@ def test_an_output_belongs_to_the_anchor_at_its_cell():
     assert anchor.tolist() == [40 - 16, 56 - 16, 40 + 16, 56 + 16]
 
 
+def test_a_new_network_proposes_almost_the_anchors():
+    """Weights from a normal distribution of deviation 0.01 (Faster R-CNN §3.1.3), biases zero."""
+    rpn = RPNHead(64, 64, 9)
+    for layer, count in ((rpn.conv, 64 * 64 * 9), (rpn.objectness_logits, 64 * 9), (rpn.anchor_deltas, 64 * 36)):
+        assert layer.weight.numel() == count and not layer.bias.any()
+        assert abs(layer.weight.mean()) < 5 * 0.01 / count**0.5
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=4 / count**0.5)
+
+
+def test_nothing_negative_passes_between_the_convolutions():
+    rpn = RPNHead(1, 1, 1)
+    with torch.no_grad():
+        for layer in (rpn.conv, rpn.objectness_logits, rpn.anchor_deltas):
+            layer.weight.fill_(1)
+    logits, deltas = rpn(torch.tensor([[[[-3.0]], [[2.0]]]]).reshape(2, 1, 1, 1))
+    assert logits.tolist() == [[0], [2]] and deltas.tolist() == [[[0] * 4], [[2] * 4]]
+
+
 def test_outputs_are_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         logits, deltas = RPNHead(4, 4, 9)(torch.randn(1, 4, 5, 7))
@@ -108,6 +126,38 @@ def test_a_box_pushed_out_of_the_image_is_no_proposal():
     deltas = torch.tensor([[[-3.0, 0, 0, 0], [0, 0, 0, 0]]])
     (rois,) = propose(torch.tensor([[9.0, 1.0]]), deltas, anchors, SIZES[:1], **LIMITS)
     assert rois.tolist() == [[32, 32, 64, 64]]
+
+
+def propose_anchors(given, scores, **limits):
+    """The proposals of an image of 96 × 128 whose anchors are not moved."""
+    anchors = torch.tensor(given)
+    rules = LIMITS | limits
+    (rois,) = propose(torch.tensor([scores]), torch.zeros(1, len(anchors), 4), anchors, SIZES[:1], **rules)
+    return rois.tolist()
+
+
+def test_a_shorter_side_of_the_least_size_is_enough():
+    wide, high = [0.0, 0.0, 40.0, 16.0], [60.0, 0.0, 76.0, 40.0]
+    flat, thin, cut = [0.0, 50.0, 40.0, 65.5], [60.0, 50.0, 75.5, 90.0], [120.0, 0.0, 150.0, 40.0]
+    assert propose_anchors([flat, wide, thin, cut, high], [5.0, 4, 3, 2, 1], min_size=16.0) == [wide, high]
+
+
+@pytest.mark.parametrize("min_size", [0.0, -1.0])
+def test_a_box_without_area_is_no_proposal_though_any_size_is_allowed(min_size):
+    small = [0.0, 0.0, 0.25, 0.25]
+    boxes_given = [[9.0, 9.0, 9.0, 30.0], [9.0, 9.0, 30.0, 9.0], small]
+    assert propose_anchors(boxes_given, [3.0, 2, 1], min_size=min_size) == [small]
+
+
+def test_the_limits_before_and_after_suppression():
+    """The second best overlaps the best by ¾."""
+    best, near, *far = ([x, 0.0, x + 10, y] for x, y in ((0.0, 80.0), (0.0, 60.0), (20.0, 90.0), (40.0, 90.0)))
+    every, scores = [far[1], near, best, far[0]], [1.0, 3, 4, 2]
+    assert propose_anchors(every, scores, nms_iou=0.75) == [best, near, *far]
+    assert propose_anchors(every, scores, nms_iou=0.74) == [best, *far]
+    assert propose_anchors(every, scores, nms_iou=0.74, after_nms=2) == [best, far[0]]
+    assert propose_anchors(every, scores, nms_iou=0.74, before_nms=2) == [best]
+    assert propose_anchors(every, scores, nms_iou=0.74, before_nms=4) == [best, *far]
 
 
 def test_no_proposal_is_an_empty_tensor(anchors, predictions):

@@ -1,0 +1,244 @@
+"""Where YOLO's images, text files and names of classes are looked for, and what a line may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_read_yolo import HEIGHT, WIDTH, YoloFolder
+
+from resdet.data.yolo import label_file, read_description, read_yolo
+
+ONE = "0 0.5 0.5 0.5 0.5"
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> YoloFolder:
+    """A data set without images, below no folder called images."""
+    return YoloFolder(tmp_path / "set")
+
+
+def ids(read: Any) -> list[str]:
+    """Of the images in use."""
+    return [read.id(index) for index in range(len(read))]
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ("images/train/a.jpg", "labels/train/a.txt"),
+        ("images/one/images/two/a.b.png", "images/one/labels/two/a.b.txt"),
+        ("train/images/a.jpg", "train/labels/a.txt"),
+        ("train/a.jpg", "train/a.txt"),
+        ("pictures_images/a.jpg", "pictures_images/a.txt"),
+    ],
+)
+def test_the_text_file_of_an_image(tmp_path: Path, image: str, text: str) -> None:
+    """The last folder called images is replaced; without one the text lies beside the image."""
+    assert label_file(tmp_path / image) == tmp_path / text
+
+
+def test_images_are_sorted_and_known_by_their_path_below_the_split(yolo: YoloFolder) -> None:
+    yolo.add("b", ONE)
+    yolo.add("a.x", ONE)
+    yolo.add("deep/c", None)
+    (yolo.root / "images/train/notes.txt").write_text("no image")
+    read = yolo.read()
+    assert ids(read) == ["a.x", "b", "deep/c"] and read.offsets.tolist() == [0, 1, 2, 2]
+    assert read.file(2) == str(yolo.root / "images/train/deep/c.png")
+    assert read.sizes.tolist() == [[HEIGHT, WIDTH]] * 3
+
+
+def test_a_list_of_images_names_them_from_its_own_folder(yolo: YoloFolder) -> None:
+    yolo.description("names: [cat, dog]\ntrain: lists/first.txt")
+    yolo.add("b", ONE, "lists/images")
+    yolo.add("a", None, "lists/images")
+    (yolo.root / "lists/first.txt").write_bytes(b"\xef\xbb\xbfimages/b.png \n\n images/a.png\n")
+    read = yolo.read()
+    assert ids(read) == ["b", "a"] and len(read.boxes) == 1  # in the list's order
+    assert Path(read.file(0)) == yolo.root / "lists/images/b.png"
+
+
+def test_a_folder_of_the_split_s_name_is_the_last_that_counts(yolo: YoloFolder) -> None:
+    """images/NAME before NAME/images before NAME."""
+    yolo.add("c", ONE, "train")
+    assert ids(yolo.read()) == ["c"] and len(yolo.read().boxes) == 1
+    yolo.add("b", ONE, "train/images")
+    assert ids(yolo.read()) == ["b"]
+    yolo.add("a", ONE, "images/train")
+    assert ids(yolo.read()) == ["a"]
+
+
+def test_the_yaml_file_comes_before_the_usual_folders(yolo: YoloFolder) -> None:
+    yolo.add("usual", ONE)
+    yolo.add("stated", ONE, "images/first")
+    yolo.add("more", ONE, "images/second")
+    yolo.description("names: [cat]\ntrain: [images/second, images/first]")
+    assert ids(yolo.read()) == ["more", "stated"]
+    yolo.description("names: [cat]\ntrain: images/first\nval:\n")
+    assert ids(yolo.read()) == ["stated"]
+    assert ids(yolo.read("train + train")) == ["stated", "stated"]
+
+
+@pytest.mark.parametrize(
+    ("path", "entry", "folder"),
+    [
+        ("below", "images/train", "below/images/train"),  # base / entry
+        ("nowhere", "images/train", "images/train"),  # the file's own folder
+        ("nowhere", "../images/train", "images/train"),  # an export that was moved
+        ("/data/coco8", "images/train", "coco8/images/train"),  # unpacked one folder deeper
+    ],
+)
+def test_the_folders_that_an_entry_may_begin_at(yolo: YoloFolder, path: str, entry: str, folder: str) -> None:
+    yolo.description(f"path: {path}\nnames: [cat]\ntrain: {entry}")
+    yolo.add("a", ONE, folder)
+    assert Path(yolo.read().file(0)).resolve() == yolo.root / folder / "a.png"
+
+
+def test_the_stated_base_folder_comes_first(yolo: YoloFolder) -> None:
+    yolo.description("path: below\nnames: [cat]\ntrain: images")
+    yolo.add("own", ONE, "images")
+    yolo.add("stated", ONE, "below/images")
+    assert ids(yolo.read()) == ["stated"]
+
+
+# Names
+
+
+def test_data_yaml_comes_before_other_yaml_files(yolo: YoloFolder) -> None:
+    (yolo.root / "a.yaml").write_text("names: [hen]")
+    (yolo.root / "data.yaml").write_text("names: [cat]")
+    assert read_description(yolo.root) == {"names": ["cat"]}
+    (yolo.root / "data.yaml").rename(yolo.root / "data.yml")
+    assert read_description(yolo.root) == {"names": ["cat"]}
+    (yolo.root / "data.yml").unlink()
+    assert read_description(yolo.root) == {"names": ["hen"]}
+    (yolo.root / "a.yaml").write_text("just a sentence")
+    assert read_description(yolo.root) == {}
+    (yolo.root / "a.yaml").unlink()
+    assert read_description(yolo.root) == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        ("[' cat ', dog]", ("cat", "dog")),
+        ("[1, 2]", ("1", "2")),
+        ("{1: dog, 0: cat}", ("cat", "dog")),
+        ("{1: dog, 2: cat}", ("hen",)),  # not counted from 0: the next place is read
+        ("{0: dog, 2: cat}", ("hen",)),
+        ("[]", ("hen",)),
+        ("cat", ("hen",)),
+    ],
+)
+def test_the_names_in_the_yaml_file(yolo: YoloFolder, names: str, classes: tuple[str, ...]) -> None:
+    yolo.description(f"names: {names}")
+    (yolo.root / "classes.txt").write_text("hen\n")
+    yolo.add("a", None)
+    assert yolo.read().classes == classes
+
+
+def test_the_text_files_of_names_in_their_order(yolo: YoloFolder) -> None:
+    (yolo.root / "data.yaml").unlink()
+    yolo.add("a", ONE)
+    for place, name in (("obj.names", "third"), ("labels/classes.txt", "second"), ("classes.txt", "first")):
+        (yolo.root / place).write_bytes(f"\ufeff{name}\n\n other \n".encode())
+        assert yolo.read().classes == (name, "other")
+
+
+def test_the_classes_of_the_caller_come_before_those_of_the_files(yolo: YoloFolder) -> None:
+    yolo.add("a", "1 0.5 0.5 0.5 0.5")
+    read = yolo.read(classes=("hen", "dog"))
+    assert read.classes == ("hen", "dog") and read.labels.tolist() == [1]
+
+
+# Lines
+
+
+def test_a_polygon_becomes_the_box_around_it(yolo: YoloFolder) -> None:
+    yolo.add("a", "1 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5\n0 0.1 0.1 0.2 0.1 0.2 0.3")
+    expected = [[15, 10, 45, 30], [6, 4, 12, 12]]
+    np.testing.assert_allclose(yolo.read().boxes, expected, atol=1e-9)
+
+
+def test_a_number_up_to_one_and_a_half_is_a_share(yolo: YoloFolder) -> None:
+    """A box may leave its image in part; beyond that the numbers are likely pixels."""
+    yolo.add("good", "0 1.5 0.5 1.5 1\n0 -0.25 0.5 1.5 1.5")
+    yolo.add("bad", "0 0.5 0.5 0.5 1.51")
+    yolo.add("worse", "0 0.5 -1.6 0.5 1.55")
+    read = yolo.read()
+    assert ids(read) == ["good"] and read.boxes.tolist() == [[45, 0, 135, 40], [-60, -10, 30, 50]]
+    assert "has 1.51:" in read.skipped[0] and "has -1.6:" in read.skipped[1]
+
+
+@pytest.mark.parametrize(
+    "line", ["0 0.5 0.5", "0", "0 .1 .1 .2 .2 .3 .3 .4", "0 .1 .1 .2 .2 .3 inf", "0 .1 .1 -inf .1"]
+)
+def test_a_line_that_is_neither_box_nor_polygon(yolo: YoloFolder, line: str) -> None:
+    yolo.add("bad", line)
+    yolo.add("good", None)
+    read = yolo.read()
+    assert ids(read) == ["good"] and "class x y width height" in read.skipped[0]
+
+
+def test_a_broken_line_is_quoted_up_to_its_sixtieth_letter(yolo: YoloFolder) -> None:
+    yolo.add("bad", f"  cat {'x' * 100}")
+    yolo.add("good", None)
+    assert yolo.read().skipped[0].endswith(f"bad.txt, line 1 is not `class x y width height`: 'cat {'x' * 56}'.")
+
+
+def test_lines_are_counted_with_the_blank_ones(yolo: YoloFolder) -> None:
+    yolo.add("bad", f"\n{ONE}\n\n9 0.5 0.5 0.5 0.5\n")
+    yolo.add("good", f"\ufeff{ONE}\n \n1 0.5 0.5 0 1\n{ONE}")
+    read = yolo.read()
+    assert ids(read) == ["good"] and read.labels.tolist() == [0, 0] and read.difficult.tolist() == [False] * 2
+    assert "bad.txt, line 4 has the class 9, but 2 classes" in read.skipped[0]
+    assert "good.txt, line 3: the box has no area" in read.skipped[1]
+
+
+def test_a_text_file_that_is_no_text(yolo: YoloFolder, assert_sentence: Callable[..., None]) -> None:
+    yolo.add("bad", "")
+    yolo.add("good", None)
+    (yolo.root / "labels/train/bad.txt").write_bytes(b"\xff\xfe\x00")
+    read = yolo.read()
+    assert ids(read) == ["good"]
+    assert_sentence(read.skipped[0], "bad.txt", "cannot be read")
+
+
+def test_a_broken_image_is_left_out(yolo: YoloFolder) -> None:
+    yolo.add("bad", ONE)
+    yolo.add("good", ONE)
+    (yolo.root / "images/train/bad.png").write_bytes(b"no picture")
+    read = yolo.read()
+    assert ids(read) == ["good"] and "bad.png" in read.skipped[0]
+
+
+# What is refused
+
+
+def test_a_yaml_file_that_is_none(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    for content in (b"names: [cat", b"\xff\xfe\xfa", b"\x00", b"{a: b: c}"):
+        (yolo.root / "data.yaml").write_bytes(content)
+        with refuses(yolo.root / "data.yaml", "cannot be read as YAML"):
+            yolo.read()
+
+
+def test_the_messages_name_split_folder_and_source(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    with refuses("nowhere", "datasets/README.md"):
+        read_yolo(yolo.root / "nowhere", "train")
+    yolo.add("a", ONE)
+    with refuses("'val'", yolo.root, yolo.root / "images/val"):
+        yolo.read("train+val")
+    yolo.description("names: [cat]\ntrain: [images/train, images/none]")
+    with refuses("images/none", "missing"):
+        yolo.read()
+    (yolo.root / "images/none").mkdir()
+    (yolo.root / "images/train/a.png").unlink()
+    with refuses("no image", yolo.root / "images/train"):
+        yolo.read()
