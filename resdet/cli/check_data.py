@@ -20,8 +20,8 @@ from resdet.data.check import Finding, anchor_overlap, check_annotations, resize
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import ImageError, read_image
 from resdet.detection.anchors import ANCHOR_OFFSETS, base_anchors
-from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
+from resdet.io import write_text
 from resdet.nn.resnet import Trunk
 from resdet.visualize import contact_sheet, draw_finding, plot_data, save_image
 

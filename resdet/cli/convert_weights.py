@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from resdet.detection.detectron2 import detectron2_settings, from_detectron2_detector, to_detectron2_detector
-from resdet.engine.checkpoint import ModelFile, load_model, save_model, write_atomically
+from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.errors import UserError
+from resdet.io import write_atomically
 from resdet.nn.pixels import STYLES
 from resdet.nn.weights import read_tensors
 

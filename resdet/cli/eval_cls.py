@@ -11,7 +11,7 @@ from resdet.classification.classifier import Classifier, build_classifier
 from resdet.config import ClsConfig, load_config
 from resdet.data.build_cls import Images, cls_validation_batches, describe_images, read_images
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import ModelFile, load_model, write_text
+from resdet.engine.checkpoint import ModelFile, load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation.classification import (
@@ -20,6 +20,7 @@ from resdet.evaluation.classification import (
     mean_probabilities,
     predict_probabilities,
 )
+from resdet.io import write_text
 from resdet.nn.weights import load_strictly
 
 

@@ -16,10 +16,11 @@ from resdet.cli.run import go_on
 from resdet.config import ClsConfig, load_config
 from resdet.data.build_cls import cls_validation_batches, read_images
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model, write_text
+from resdet.engine.checkpoint import load_model
 from resdet.engine.log import read_metrics
 from resdet.errors import UserError
 from resdet.evaluation.responses import response_deviations
+from resdet.io import write_text
 from resdet.visualize import plot_errors, plot_responses
 
 R110 = "configs/cifar10_r110.py"

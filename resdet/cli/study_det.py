@@ -14,11 +14,12 @@ from resdet.cli.run import go_on
 from resdet.config import DetConfig, load_config, override
 from resdet.data.build import given_proposals, validation_batches
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model, write_text
+from resdet.engine.checkpoint import load_model
 from resdet.errors import UserError
 from resdet.evaluation import report
 from resdet.evaluation.predict import predict
 from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
+from resdet.io import write_text
 from resdet.visualize import plot_study
 
 BCCD = "configs/bccd_r18.py"

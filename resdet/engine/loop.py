@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resdet.config import SolverConfig
-from resdet.engine.checkpoint import load_state, save_state, write_text
+from resdet.engine.checkpoint import load_state, save_state
 from resdet.engine.log import TrainLog
 from resdet.engine.runtime import Runtime, from_main, mean
 from resdet.engine.state import TrainState
 from resdet.errors import UserError
+from resdet.io import write_text
 from resdet.seeds import Purpose, seed_everything
 
 
