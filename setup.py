@@ -2,10 +2,10 @@
 
 The recipes in configs/ are installed as resdet/recipes, where `resdet.config.find_recipe` looks for them.
 
-The operators use torch's stable ABI: one build serves every torch from 2.11 on. The CUDA part is built where there is a
-CUDA toolkit and a GPU, or TORCH_CUDA_ARCH_LIST names some. What cannot be built is left out with one line, and
-torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing; RESDET_SANITIZE=1 builds operators that
-stop at a wrong access to memory and at undefined arithmetic (`make sanitize`).
+The operators use torch's stable ABI: one build serves every torch from 2.11 on. The CUDA part is built where
+there is a CUDA toolkit and a GPU, or TORCH_CUDA_ARCH_LIST names some. What cannot be built is left out with one
+line, and torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing; RESDET_SANITIZE=1 builds
+operators that stop at a wrong access to memory and at undefined arithmetic (`make sanitize`).
 """
 
 import os

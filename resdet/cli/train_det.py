@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from resdet.cli.eval_det import score
 from resdet.cli.run import check, measure, parse
 from resdet.config import DetConfig, to_dict
 from resdet.data.annotations import Annotations
@@ -22,7 +21,8 @@ from resdet.engine.log import read_metrics
 from resdet.engine.loop import fit
 from resdet.engine.runtime import Runtime
 from resdet.engine.start import start_detector
-from resdet.evaluation.predict import mean_losses, to_device
+from resdet.evaluation import report
+from resdet.evaluation.predict import predict_with_losses, to_device
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses
 from resdet.visualize import plot_detection
@@ -61,9 +61,10 @@ def train(config: DetConfig, runtime: Runtime, resume: bool) -> None:
         return network(*to_device(batch, runtime.device))
 
     def evaluate(network: FasterRCNN) -> dict[str, float]:
-        terms = mean_losses(network, validation_batches(validation, config, runtime), runtime)
-        result, _ = score(network, validation, config, runtime)
-        return {"val_loss": float(terms.loss)} | {name: result.figures()[name] for name in METRICS}
+        terms, found = predict_with_losses(network, validation_batches(validation, config, runtime), runtime)
+        detections = [found[index] for index in range(len(validation))]
+        figures = runtimes.from_main(lambda: report.score(detections, validation).figures())
+        return {"val_loss": float(terms.loss)} | {name: figures[name] for name in METRICS}
 
     def save(network: nn.Module, path: Path, step: int) -> None:
         save_model(path, ModelFile(network.state_dict(), classes, config, step))

@@ -110,6 +110,25 @@ class FasterRCNN(nn.Module):
             return self.detect(features, proposals, sizes)
         return self.losses(features, scored, proposals, sizes, targets)
 
+    def losses_and_detections(
+        self, images: Tensor, sizes: Tensor, targets: Sequence[Target], proposals: Sequence[Tensor] | None = None
+    ) -> tuple[Losses, list[Detections]]:
+        """What `forward` returns with and without targets, from one pass through the trunk and the RPN.
+
+        Args: as of `forward`
+        """
+        features = self.features(images, sizes)
+        learns_rpn = self.rpn is not None and self.learn != "head"
+        scored = self.score_anchors(features) if proposals is None or learns_rpn else None
+        sampled_from = detected_from = proposals
+        if proposals is None:
+            assert scored is not None
+            outputs = [output.detach() for output in scored]
+            sampled_from, detected_from = self.propose(*outputs, sizes), self.propose_for_test(*outputs, sizes)
+        assert sampled_from is not None and detected_from is not None
+        losses = self.losses(features, scored, sampled_from, sizes, targets)
+        return losses, self.detect(features, detected_from, sizes)
+
     def detect_and_propose(
         self, images: Tensor, sizes: Tensor, most: int, proposals: Sequence[Tensor] | None = None
     ) -> tuple[list[Detections], Sequence[Tensor]]:

@@ -36,7 +36,7 @@ from resdet.data.transforms import TestTransform as ResizeOnly
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime, from_main, gather, mean
 from resdet.errors import UserError
-from resdet.evaluation.predict import mean_losses
+from resdet.evaluation.predict import predict_with_losses
 from resdet.inference.detector import restore
 from resdet.nn.norm import SyncBatchNorm2d
 from resdet.types import Batch, Detections
@@ -100,7 +100,9 @@ def evaluation(config: DetConfig, runtime: Runtime) -> dict[str, Any]:
     annotations = read_annotations(config.data, "val", config.data.classes)
     oracle = Oracle(annotations, config.data.test_short_side, config.data.max_side)
     result, detections = score(oracle, annotations, config, runtime)  # type: ignore[arg-type]
-    losses = mean_losses(fresh_detector(config), validation_batches(annotations, config, runtime), runtime)
+    losses, _ = predict_with_losses(
+        fresh_detector(config), validation_batches(annotations, config, runtime), runtime
+    )
     return {
         "ap": torch.tensor(result.voc.ap),
         "detections": [tuple(found) for found in detections],
@@ -264,6 +266,6 @@ def test_torchrun_trains_on_one_machine_and_on_two(
 
     config, file = load_config(recipe), load_model(runs / "one/last.safetensors")
     annotations = read_annotations(config.data, "val", file.classes)
-    losses = mean_losses(restore(file, "one"), validation_batches(annotations, config, ALONE), ALONE)
+    losses, _ = predict_with_losses(restore(file, "one"), validation_batches(annotations, config, ALONE), ALONE)
     figures = json.loads((runs / "one/metrics.jsonl").read_text().splitlines()[-1])
     assert figures["step"] == 2 and figures["val_loss"] == pytest.approx(float(sum(losses)), rel=1e-4)

@@ -43,7 +43,7 @@ from resdet.engine.runtime import Runtime
 from resdet.engine.solver import lr_at
 from resdet.engine.start import start_detector
 from resdet.errors import UserError
-from resdet.evaluation.predict import mean_losses, to_device
+from resdet.evaluation.predict import predict_with_losses, to_device
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses, Target
 
@@ -513,5 +513,5 @@ def test_the_validation_loss_does_not_depend_on_earlier_randomness(recipe: Path)
     for seed in (5, 6):
         torch.manual_seed(seed)
         model.train()
-        found.append(mean_losses(model, validation_batches(annotations, config, ALONE), ALONE))
+        found.append(predict_with_losses(model, validation_batches(annotations, config, ALONE), ALONE)[0])
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
