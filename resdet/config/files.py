@@ -20,7 +20,7 @@ from resdet.config.recipes import find_recipe
 from resdet.errors import UserError, reason
 
 T = TypeVar("T")
-C = TypeVar("C", DetConfig, ClsConfig)
+C = TypeVar("C", bound=DetConfig | ClsConfig)
 
 
 @overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -103,6 +103,11 @@ def predict_with_losses(
 
     found = _over(batches, runtime, run)
     return Losses(*(torch.stack(gather(sums)).sum(0) / len(found))), found
+
+
+def in_order(found: Mapping[int, T]) -> list[T]:
+    """What was found in each image, in the order of the data set."""
+    return [found[index] for index in range(len(found))]
 
 
 @torch.no_grad()
