@@ -29,8 +29,7 @@ from toy import (
     train_toy,
 )
 
-from resdet.cli.run import check
-from resdet.config import DetConfig, SolverConfig, load_config
+from resdet.config import DetConfig, SolverConfig, load_config, with_settings
 from resdet.data.build import read_annotations, validation_batches
 from resdet.detection.build import build_detector
 from resdet.detection.faster_rcnn import FasterRCNN
@@ -44,6 +43,7 @@ from resdet.engine.solver import lr_at
 from resdet.engine.start import start_detector
 from resdet.errors import UserError
 from resdet.evaluation.predict import predict_with_losses, to_device
+from resdet.experiments.runs import check_start
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses, Target
 
@@ -188,9 +188,10 @@ def test_a_batch_must_be_shared_equally(
 ) -> None:
     runtime = replace(ALONE, world=world)
     solver = SolverConfig(batch_size=2 * multiple + 1, accumulate=accumulate)
+    config = DetConfig(runs=str(tmp_path), name="run", solver=solver)
     with refuses(f"batch_size {2 * multiple + 1}", f"{world} process", f"a multiple of {multiple}"):
-        check(DetConfig(solver=solver), runtime, tmp_path / "run", False)
-    check(DetConfig(solver=replace(solver, batch_size=2 * multiple)), runtime, tmp_path / "run", False)
+        check_start(config, runtime, resume=False)
+    check_start(with_settings(config, {"solver.batch_size": 2 * multiple}), runtime, resume=False)
 
 
 # One step
