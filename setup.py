@@ -1,15 +1,17 @@
-"""Builds the compiled operators; everything else is declared in pyproject.toml.
+"""Builds the compiled operators and lists the packages; everything else is declared in pyproject.toml.
 
-They use torch's stable ABI: one build serves every torch from 2.11 on. The CUDA part is built where there is a CUDA
-toolkit and a GPU, or TORCH_CUDA_ARCH_LIST names some. What cannot be built is left out with one line, and
-torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing; RESDET_SANITIZE=1 builds operators that
-stop at a wrong access to memory and at undefined arithmetic (`make sanitize`).
+The recipes in configs/ are installed as resdet/recipes, where `resdet.config.find_recipe` looks for them.
+
+The operators use torch's stable ABI: one build serves every torch from 2.11 on. The CUDA part is built where
+there is a CUDA toolkit and a GPU, or TORCH_CUDA_ARCH_LIST names some. What cannot be built is left out with one
+line, and torchvision's operators serve in its place. RESDET_BUILD=0 builds nothing; RESDET_SANITIZE=1 builds
+operators that stop at a wrong access to memory and at undefined arithmetic (`make sanitize`).
 """
 
 import os
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_namespace_packages, setup
 
 CSRC = Path("resdet/ops/csrc")
 MACROS = [("TORCH_TARGET_VERSION", "0x020b000000000000")]  # torch 2.11
@@ -74,4 +76,9 @@ def extensions() -> tuple[list, dict]:
 
 
 modules, commands = extensions()
-setup(ext_modules=modules, cmdclass=commands)
+setup(
+    packages=[*find_namespace_packages(include=["resdet", "resdet.*"]), "resdet.recipes", "resdet.recipes.lineage"],
+    package_dir={"resdet.recipes": "configs"},
+    ext_modules=modules,
+    cmdclass=commands,
+)

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from resdet.cli.train_cls import to_device
 from resdet.config import cifar10
 from resdet.data.build_cls import cls_training_batches
 from resdet.data.cifar import CLASSES, ImageArray
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
 from resdet.engine.state import TrainState
+from resdet.experiments.classification import to_device
 from resdet.models.classifier import build_classifier, classification_loss
 from resdet.seeds import Purpose, seed_everything
 

@@ -26,13 +26,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from resdet.cli.eval_det import score
 from resdet.config import DetConfig, load_config
 from resdet.data.build import read_annotations, training_batches
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
 from resdet.engine.solver import build_optimizer, lr_at
 from resdet.evaluation.predict import to_device
+from resdet.experiments.evaluate import score
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.layers.pixel_norm import STYLES
@@ -157,8 +157,8 @@ def main() -> None:
                 print(f"{step} {name:12} {statistics.median(seconds[name][-20:]):.3f} s/step  {text}", flush=True)
         if step % config.solver.eval_every == 0 or step == config.solver.steps:
             for name, network in networks.items():
-                result, _ = score(network, validation, config, runtime)  # type: ignore[arg-type]
-                curves.append({"step": step, "network": name, "map07": result.voc.map07, "map": result.voc.map})
+                figures = score(network, validation, config, runtime)  # type: ignore[arg-type]
+                curves.append({"step": step, "network": name, "map07": figures["map07"], "map": figures["map"]})
                 print(curves[-1], flush=True)
     report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resdet.data.transforms import resize
-from resdet.engine.checkpoint import write_atomically
 from resdet.evaluation.stages import Stages
+from resdet.io import write_atomically
 from resdet.types import Detections, Target
 
 # Colours of the classes, RGB, told apart on light and on dark ground; reused from the start for more classes.

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from resdet import cli as command_line
-from resdet.cli import study_cls
 from resdet.config import ClsConfig
 from resdet.engine import loop
 from resdet.engine.checkpoint import load_model
+from resdet.experiments.studies import STUDIES, Row, Study
 
 COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50, 40)}
 RECIPE = """
@@ -216,11 +216,11 @@ def test_networks_and_data_that_do_not_fit(
 def test_a_study_trains_its_networks_and_goes_on_where_it_stopped(
     cifar: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    networks = {
-        "plain": {"plain-8": (str(cifar), "--model.shortcut", "none")},
-        "residual": {"ResNet 8": (str(cifar),)},
+    rows = {
+        "plain-8": Row(str(cifar), {"model.shortcut": "none"}, panel="plain"),
+        "ResNet 8": Row(str(cifar), panel="residual"),
     }
-    monkeypatch.setitem(study_cls.STUDIES, "tiny", networks)
+    monkeypatch.setitem(STUDIES, "tiny", Study(ClsConfig, rows))
     runs = cifar.parent / "studies"
     assert cli("study", "tiny", "--runs", runs, "--solver.steps", 3)[0] == 0
     first = (runs / "tiny/ResNet-8/metrics.jsonl").read_text()
@@ -241,6 +241,6 @@ def test_a_study_names_the_studies_and_checks_its_settings_first(
 ) -> None:
     complains(["study"], "degradation, depth, shortcuts, activations")
     complains(["study", "deg"], "degradation")
-    monkeypatch.setitem(study_cls.STUDIES, "tiny", {"one": {"a": (str(cifar),), "b": (str(cifar),)}})
+    monkeypatch.setitem(STUDIES, "tiny", Study(ClsConfig, {"a": Row(str(cifar)), "b": Row(str(cifar))}))
     assert cli("study", "tiny", "--solver.stpes", 3)[0] == 2
     assert not (cifar.parent / "runs").exists()

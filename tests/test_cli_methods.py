@@ -16,13 +16,14 @@ import pytest
 import torch
 
 from resdet import Detector
-from resdet.cli import study_cls, study_det
-from resdet.cli.propose import edge_boxes
-from resdet.cli.study_det import Row, Study
-from resdet.config import load_config
+from resdet.cli.study import parse
+from resdet.config import DetConfig, load_config, with_settings
 from resdet.data.build import read_annotations
 from resdet.data.proposals import read_proposals
 from resdet.engine.checkpoint import load_model, save_model
+from resdet.experiments import study
+from resdet.experiments.propose import edge_boxes
+from resdet.experiments.studies import STUDIES, Row, Study
 
 GIVEN = ("--model.proposals", "given", "--data.proposals")
 
@@ -112,7 +113,7 @@ def test_edge_boxes_become_corners(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_selective_search_needs_its_package(
     recipe: Path, complains: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("resdet.cli.propose.find_spec", lambda name: None)
+    monkeypatch.setattr("resdet.experiments.propose.find_spec", lambda name: None)
     complains(
         ["propose", recipe, "--method", "selective-search", "--output", tmp_path / "x.npz"], "resdet[proposals]"
     )
@@ -153,7 +154,7 @@ def test_alternating_training_shares_its_backbone(recipe: Path, cli: Callable[..
 
 
 def test_alternating_training_is_for_detectors_with_an_rpn(recipe: Path, complains: Callable[..., None]) -> None:
-    complains(["alternate", recipe, "--model.proposals", "given"], recipe, "RPN")
+    complains(["alternate", recipe, "--model.proposals", "given"], "--model.proposals rpn", "RPN")
     complains(["alternate"], "Name a recipe")
 
 
@@ -204,13 +205,13 @@ def test_a_study_of_detectors(
     path, given = str(recipe), str(tmp_path / "found.npz")
     rows = {
         "plain one": Row(path, paper="48.4"),
-        "flipped": Row(path, test=("--test.flip",), run="plain_one"),
-        "two": Row(path, test=("--test.ensemble", "{runs}/plain_one"), run="plain_one"),
-        "given": Row(path, ("--model.proposals", "given", "--data.proposals", given)),
+        "flipped": Row(path, test={"test.flip": True}, run="plain_one"),
+        "two": Row(path, ensemble=("plain_one",), run="plain_one"),
+        "given": Row(path, {"model.proposals": "given", "data.proposals": (given,)}),
         "shared": Row(path, run="alternating", step="4_head", paper="69.9"),
         "unshared": Row(path, run="alternating", step="2_head"),
     }
-    monkeypatch.setitem(study_det.STUDIES, "tiny", Study("their mAP", rows))
+    monkeypatch.setitem(STUDIES, "tiny", Study(DetConfig, rows, paper="their mAP"))
     arguments = ("study", "tiny", "--runs", tmp_path / "runs", "--solver.steps", 2)
     status, out, _ = cli(*arguments)
     assert status == 0
@@ -242,22 +243,42 @@ def test_a_study_of_another_recipe(
     """Has a folder of its own; a study that compares recipes refuses."""
     other = tmp_path / "other.py"
     other.write_text(recipe.read_text())
-    monkeypatch.setitem(study_det.STUDIES, "tiny", Study("their mAP", {"one": Row(str(tmp_path / "gone.py"))}))
+    monkeypatch.setitem(STUDIES, "tiny", Study(DetConfig, {"one": Row(str(tmp_path / "gone.py"))}))
     runs = tmp_path / "runs"
     assert cli("study", "tiny", "--recipe", other, "--runs", runs, "--solver.steps", 2)[0] == 0
     assert "| one |" in (runs / "tiny_other/table.md").read_text() and not (runs / "tiny").exists()
     for name in ("lineage", "degradation"):
         complains(["study", name, "--recipe", other], "compares recipes")
-    networks = study_cls.of_recipe(study_cls.STUDIES["activations"], "mine.py")["activations of ResNet-110"]
-    assert networks["original"] == ("mine.py",)
-    assert networks["BN after addition"] == ("mine.py", "--model.order", "norm_after")
+    rows = STUDIES["activations"].of_recipe("mine.py").rows
+    assert {row.recipe for row in rows.values()} == {"mine.py"}
+    assert rows["original"].train == {} and rows["BN after addition"].train == {"model.order": "norm_after"}
 
 
-@pytest.mark.parametrize("name", study_det.STUDIES)
-def test_the_recipes_of_a_study_know_their_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
-    study = study_det.STUDIES[name]
-    study_det.check(study, ("--solver.steps", "7"))
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_recipes_of_a_study_know_their_settings(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every directory; rows that share a run train it alike."""
+    monkeypatch.chdir(tmp_path)
+    study, recipes, folder = parse([name, "--solver.steps", "7"])
+    assert folder == Path("runs") / name and set(recipes) == set(study.recipes)
     for row in study.rows.values():
-        load_config(row.recipe, [*row.train, *row.test, "--solver.steps", "7"])
-        assert len({other.train for other in study.rows.values() if row.run and other.run == row.run}) <= 1
+        config = with_settings(recipes[row.recipe], {**row.train, **row.test})
+        assert type(config) is study.kind and config.solver.steps == 7
+        assert all(other.train == row.train for other in study.rows.values() if row.run and other.run == row.run)
+
+
+def test_a_row_s_own_settings_go_before_the_user_s(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., Any]
+) -> None:
+    """And all of them are checked before anything is trained."""
+    trained: list[DetConfig] = []
+    monkeypatch.setattr(study, "compare_detectors", lambda _, configs, folder: trained.extend(configs.values()))
+    config = load_config(recipe, ["--roi.batch", "4", "--solver.steps", "7"])
+    rows = {"one": Row("it", {"roi.batch": 16}), "two": Row("it")}
+    study.run_study(Study(DetConfig, rows), {"it": config}, tmp_path)
+    assert [(own.roi.batch, own.solver.steps) for own in trained] == [(16, 7), (4, 7)]
+    for wrong in (Row("it", {"roi.bacth": 16}), Row("it", test={"roi.bacth": 16})):
+        with refuses("roi.bacth", "roi.batch"):
+            study.run_study(Study(DetConfig, {**rows, "three": wrong}), {"it": config}, tmp_path)
+    assert len(trained) == 2

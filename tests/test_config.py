@@ -14,11 +14,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from resdet.config import ClsConfig, DataConfig, DetConfig, SolverConfig, from_dict, load_config, override, to_dict
+from resdet.config import (
+    ClsConfig,
+    DataConfig,
+    DetConfig,
+    SolverConfig,
+    find_recipe,
+    from_dict,
+    load_config,
+    override,
+    recipe_names,
+    recipes,
+    to_dict,
+    with_settings,
+)
 from resdet.engine.checkpoint import load_model
 from resdet.engine.start import NORMLESS
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
+REPOSITORY = Path(__file__).parents[1]
+RECIPES = sorted((REPOSITORY / "configs").rglob("*.py"))
 HEAD = "from resdet.config import *\n"
 
 
@@ -123,22 +137,70 @@ def test_a_wrong_override_ends_the_program_with_a_suggestion(
     assert "Traceback" not in said
 
 
+# Settings by their names
+
+
+def test_settings_are_changed_by_their_names() -> None:
+    config = with_settings(DetConfig(), {"seed": 5, "solver.lr": 2e-3, "test.refine": True, "model.freeze": ()})
+    arguments = ["--seed", "5", "--solver.lr", "2e-3", "--test.refine", "--model.freeze"]
+    assert config == override(DetConfig(), arguments)
+    assert with_settings(config, {}) == config
+    assert with_settings(ClsConfig(), {"loss.mixup": 0.2}) == override(ClsConfig(), ["--loss.mixup", "0.2"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"solver.lrr": 1.0}, ["DetConfig has no setting 'solver.lrr'", "'solver.lr'?"]),
+        ({"solver": SolverConfig()}, ["DetConfig has no setting 'solver'"]),
+        ({"seed.low": 1}, ["'seed.low'"]),
+        ({"": 1}, ["''"]),
+        ({"solver.lr": "fast"}, ["solver.lr is 'fast'", "float"]),
+        ({"solver.steps": 0}, ["solver.steps is 0", "at least 1"]),
+        ({"data.proposals": "a.npz"}, ["data.proposals is 'a.npz'", "tuple[str, ...]"]),
+        ({"rpn.background_iou": 0.9}, ["rpn.background_iou 0.9"]),
+    ],
+)
+def test_settings_that_a_config_cannot_have(
+    changes: dict[str, Any], words: list[str], refuses: Callable[..., object]
+) -> None:
+    with refuses(*words):
+        with_settings(DetConfig(), changes)
+
+
 # Recipes that are none
 
 
-def test_a_missing_recipe_lists_those_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., object]
+def test_a_missing_recipe_lists_those_that_come_with_resdet(refuses: Callable[..., object]) -> None:
+    for missing in ("configs/nope.py", "nope", "configs", "elsewhere/voc07_r101.py", "/configs/voc07_r101.py"):
+        with refuses(f"not found: {missing};", *recipe_names()):
+            load_config(missing)
+
+
+@pytest.mark.parametrize("name", ["lineage/rcnn_r18", "rcnn_r18", "configs/lineage/rcnn_r18.py", "rcnn_r18.py"])
+def test_a_recipe_is_found_by_name_in_every_directory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with refuses("configs/nope.py", "none"):
-        load_config("configs/nope.py")
+    own = REPOSITORY / "configs/lineage/rcnn_r18.py"
+    assert load_config(name) == load_config(own) and find_recipe(name) == own
+
+
+def test_a_file_goes_before_a_recipe_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
-    for name in ("b.py", "a.py", "notes.txt"):
-        (tmp_path / "configs" / name).write_text("")
-    with refuses("configs/nope.py", "configs/a.py, configs/b.py."):
-        load_config("configs/nope.py")
-    with refuses("configs"):
-        load_config("configs")
+    (tmp_path / "configs/voc07_r101.py").write_text(HEAD + "config = DetConfig(seed=7)")
+    (tmp_path / "voc07_r50").mkdir()
+    assert load_config("configs/voc07_r101.py").seed == 7
+    assert load_config("voc07_r50") == load_config(REPOSITORY / "configs/voc07_r50.py"), "a folder is no recipe"
+
+
+def test_an_installed_package_brings_its_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "resdet/recipes/deep").mkdir(parents=True)
+    (tmp_path / "resdet/recipes/deep/one.py").write_text(HEAD + "config = DetConfig(seed=7)")
+    monkeypatch.setattr(recipes, "_PACKAGE", tmp_path / "resdet")
+    assert recipe_names() == ["one"]
+    assert load_config("configs/deep/one.py").seed == load_config("one").seed == 7
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,28 +68,45 @@ def toy_batches(start: int, parts: int = 1) -> Iterator[ToyBatch]:
             yield ToyBatch(some_x, some_y, [f"image {step}.{part}"])
 
 
-def train_toy(folder: Path, solver: SolverConfig = SOLVER, **changes: Any) -> nn.Module:
-    """`fit` on the toy network; the files of weights hold the step they were written after."""
+def toy_figures(network: nn.Module) -> dict[str, float]:
+    """Something that depends on the weights."""
+    return {"map": float(next(network.parameters()).detach().abs().mean())}
+
+
+@dataclass
+class ToyConfig:
+    """A setting for config.json."""
+
+    colour: str = "red"
+
+
+@dataclass
+class ToyTask:
+    """The toy network as a task; the files of weights hold the step they were written after."""
+
+    model: nn.Module
+    batches: Callable[[int], Iterator[ToyBatch]]
+    losses: Callable[[nn.Module, Any], ToyLosses] = toy_losses
+    evaluate: Callable[[Any], dict[str, float]] = toy_figures
+    measure: Mapping[str, Any] = field(default_factory=lambda: {"test.metric": "map"})
+    config: ToyConfig = field(default_factory=ToyConfig)
+    metric: str = "map"
+    classes: tuple[str, ...] = ("a", "b")
+    seed: int = 3
+
+    def save(self, network: nn.Module, path: Path, step: int) -> None:
+        path.write_text(str(step))
+
+
+def train_toy(
+    folder: Path, solver: SolverConfig = SOLVER, runtime: Runtime = ALONE, resume: bool = False, **changes: Any
+) -> nn.Module:
+    """`fit` on the toy network, with `changes` of the task."""
     folder.mkdir(exist_ok=True)
-    network = toy_network()
-    network.load_state_dict(changes.pop("weights", network.state_dict()))
-    settings: dict[str, Any] = {
-        "losses": toy_losses,
-        "batches": lambda start: toy_batches(start, solver.accumulate),
-        "evaluate": lambda net: {"map": float(next(net.parameters()).detach().abs().mean())},
-        "metric": "map",
-        "measure": {"test.metric": "map"},
-        "save_model": lambda net, path, step: path.write_text(str(step)),
-        "classes": ("a", "b"),
-        "config": {},
-        "solver": solver,
-        "seed": 3,
-        "runtime": ALONE,
-        "folder": folder,
-        "resume": False,
-    }
-    fit(network, **(settings | changes))
-    return network
+    batches = changes.pop("batches", lambda start: toy_batches(start, solver.accumulate))
+    task = ToyTask(toy_network(), batches, **changes)
+    fit(task, solver, runtime, folder, resume)
+    return task.model
 
 
 class CrashError(Exception):

@@ -43,6 +43,21 @@ ON_MAIN_ONLY = ("detect", "new-recipe", "check-data", "convert-data", "convert-w
 """work that processes cannot share"""
 
 
+class Printer(logging.Handler):
+    """A log that goes to standard output, without anything before the messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        print(record.getMessage())
+
+
+def report_progress(shown: bool) -> None:
+    """Print what experiments report from now on if it is to be `shown`: on the main process."""
+    logger = logging.getLogger("resdet.experiments")
+    logger.handlers, logger.propagate = [Printer()], False
+    logger.setLevel(logging.INFO if shown else logging.WARNING)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a subcommand; a UserError becomes one line on standard error and exit status 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -54,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2)
     try:
         with runtimes.process_group():
+            report_progress(runtimes.is_main())
             if runtimes.is_main() or arguments[0] not in ON_MAIN_ONLY:
                 COMMANDS[arguments[0]](arguments[1:])
     except UserError as error:

@@ -19,8 +19,8 @@ from resdet.data.build import describe, read_annotations
 from resdet.data.check import Finding, anchor_overlap, check_annotations, resized_boxes, size_histogram, summary
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import ImageError, read_image
-from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
+from resdet.io import write_text
 from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors
 from resdet.models.backbones.resnet import ResNetBackbone
 from resdet.visualize import contact_sheet, draw_finding, plot_data, save_image

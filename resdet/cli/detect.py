@@ -10,9 +10,9 @@ from pathlib import Path
 
 from resdet.data.images import ImageError, read_image
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
 from resdet.inference.detector import Detector, NamedDetections
+from resdet.io import write_text
 from resdet.types import Detections
 from resdet.visualize import draw_detections, save_image
 

@@ -13,8 +13,8 @@ import torch
 from resdet.data.build import describe
 from resdet.data.formats import FORMATS, find_format
 from resdet.data.suggest import suggest, to_source
-from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError
+from resdet.io import write_text
 
 TRAIN, VAL = ("trainval", "train"), ("test", "val", "valid")  # in the order in which they are preferred
 

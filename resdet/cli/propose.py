@@ -1,144 +1,29 @@
-"""Make region proposals for the images of a recipe; several processes share the images."""
+"""Make region proposals for the images of a recipe."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from importlib.util import find_spec
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
-from typing import Any
-
-import cv2
-import numpy as np
-from rich.progress import track
+from typing import get_args
 
 from resdet.config import DetConfig, load_config
-from resdet.data.annotations import Annotations
-from resdet.data.build import read_annotations, validation_batches
-from resdet.data.images import read_image
-from resdet.data.proposals import write_proposals
-from resdet.data.selective_search import selective_search
-from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model
-from resdet.engine.runtime import Runtime
-from resdet.errors import UserError
-from resdet.evaluation.predict import predict_and_propose
-from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
-from resdet.inference.detector import prepare
-from resdet.inference.optimize import OptimizedRCNN
-from resdet.inference.test_time import TestTimeRCNN
-
-METHODS = ("selective-search", "edge-boxes", "rpn")
+from resdet.experiments.propose import MOST, Method, propose
 
 
 def main(arguments: Sequence[str]) -> None:
     """RECIPE --method METHOD --output FILE [--weights RUN|FILE] [--most N]: make region proposals for its images"""
     options, config = parse(arguments)
-    splits = dict.fromkeys(f"{config.data.train}+{config.data.val}".split("+"))
-    annotations = read_annotations(config.data, "+".join(splits), config.data.classes)
-    if options.method == "rpn":
-        boxes, seconds = from_network(annotations, config, options.most)
-    else:
-        boxes, seconds = from_pixels(annotations, options.method, options.edges, options.most)
-    ids = [annotations.id(index) for index in range(len(annotations))]
-    runtimes.from_main(lambda: write_proposals(options.output, ids, boxes, seconds))
-    if runtimes.is_main():
-        mean = sum(map(len, boxes)) / len(boxes)
-        print(f"{options.output} has proposals for {len(boxes)} images, {mean:.0f} for each, in {seconds:.2f} s.")
+    propose(config, options.method, options.output, options.most, options.edges)
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
     """The options of the command, and the recipe whose images are meant."""
     parser = argparse.ArgumentParser(prog="propose")
     parser.add_argument("recipe", type=Path, metavar="RECIPE")
-    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--method", choices=get_args(Method), required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .npz file to write")
-    parser.add_argument("--most", type=int, default=2000, metavar="N", help="proposals kept for an image")
+    parser.add_argument("--most", type=int, default=MOST, metavar="N", help="proposals kept for an image")
     parser.add_argument("--edges", metavar="FILE", help="edge-boxes: the model of OpenCV's structured edges")
     options, settings = parser.parse_known_args(arguments)
     return options, load_config(options.recipe, settings)
-
-
-def from_network(annotations: Annotations, config: DetConfig, most: int) -> tuple[list[np.ndarray], float]:
-    """The proposals of the network that `config.weights` names, and the seconds that its trunk and RPN take."""
-    if not config.weights:
-        raise UserError("Name a trained detector whose RPN is to propose, with --weights RUN.")
-    file = load_model(config.weights)
-    if file.config.model.proposals == "given":
-        raise UserError(f"{config.weights} has no RPN, it was given its proposals: name another detector.")
-    runtime = runtimes.start(config.device, config.solver.precision)
-    network = prepare(file, config.weights, runtime)
-    found = predict_and_propose(network, validation_batches(annotations, config, runtime), runtime, most)
-    stages = runtimes.from_main(lambda: time_alone(network, annotations, config, runtime))
-    return [found[index][1].numpy() for index in range(len(annotations))], stages.trunk + stages.proposals
-
-
-def time_alone(
-    network: OptimizedRCNN | TestTimeRCNN, annotations: Annotations, config: DetConfig, runtime: Runtime
-) -> Stages:
-    """The seconds of an image while no other process works."""
-    batches = islice(validation_batches(annotations, config, runtime.alone()), TIMED_BATCHES)
-    (stages,) = time_stages([(network, tuple(batches))])
-    return stages
-
-
-def from_pixels(
-    annotations: Annotations, method: str, edges: str | None, most: int
-) -> tuple[list[np.ndarray], float]:
-    """The proposals of a method that looks at an image alone, and the mean seconds an image took one process."""
-    propose: Callable[[np.ndarray], np.ndarray] = selective_search
-    if method == "edge-boxes":
-        propose = partial(edge_boxes, model=_edges(edges))
-    elif find_spec("skimage") is None:
-        raise UserError("Selective search needs the package scikit-image: pip install 'resdet[proposals]'.")
-    own = range(runtimes.rank(), len(annotations), runtimes.world_size())
-    jobs = [(propose, annotations.file(index), most) for index in own]
-    workers = max(1, (os.cpu_count() or 1) // runtimes.local_world_size())
-    with ProcessPoolExecutor(workers) as pool:
-        results = pool.map(_run, jobs, chunksize=4)
-        hidden = not runtimes.is_main()
-        done = dict(zip(own, track(results, "Proposing", len(jobs), transient=True, disable=hidden), strict=True))
-    found = {index: result for part in runtimes.gather(done) for index, result in part.items()}
-    boxes, seconds = zip(*(found[index] for index in range(len(annotations))), strict=True)
-    return list(boxes), float(np.mean(seconds))
-
-
-def edge_boxes(image: np.ndarray, model: str) -> np.ndarray:
-    """(H, W, 3) uint8 → (P, 4), best first (Zitnick and Dollár 2014)."""
-    ximgproc: Any = vars(cv2)["ximgproc"]  # OpenCV's type hints do not know it
-    edges = ximgproc.createStructuredEdgeDetection(model)
-    strength = edges.detectEdges(image.astype(np.float32) / 255)
-    orientation = edges.computeOrientation(strength)
-    thin = edges.edgesNms(strength, orientation)
-    boxes, _ = ximgproc.createEdgeBoxes(maxBoxes=10_000).getBoundingBoxes(thin, orientation)
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
-
-
-def _edges(model: str | None) -> str:
-    """The file of OpenCV's edge detector, if all is there."""
-    if not hasattr(cv2, "ximgproc"):
-        raise UserError("EdgeBoxes needs OpenCV's extra modules: install opencv-contrib-python-headless instead.")
-    if model is None or not Path(model).is_file():
-        raise UserError(
-            f"EdgeBoxes needs OpenCV's model.yml.gz of structured edges: name it with --edges, not {model}."
-        )
-    try:
-        vars(cv2)["ximgproc"].createStructuredEdgeDetection(model)
-    except cv2.error as error:
-        raise UserError(f"{model} is no model of structured edges: take model.yml.gz of OpenCV.") from error
-    return model
-
-
-def _run(job: tuple[Callable[[np.ndarray], np.ndarray], str, int]) -> tuple[np.ndarray, float]:
-    propose, file, most = job
-    image = read_image(file)
-    started = perf_counter()
-    boxes = propose(image)[:most].astype(np.float32)
-    return boxes.clip(0, np.tile(image.shape[1::-1], 2)), perf_counter() - started

@@ -24,7 +24,8 @@ from resdet.config.detection import (
     TestConfig,
 )
 from resdet.config.detectron2 import detectron2_c4
-from resdet.config.files import from_dict, load_config, override, to_dict
+from resdet.config.files import from_dict, load_config, override, to_dict, with_settings
+from resdet.config.recipes import find_recipe, recipe_names
 from resdet.config.solver import SolverConfig
 
 __all__ = [
@@ -45,8 +46,11 @@ __all__ = [
     "check_config",
     "cifar10",
     "detectron2_c4",
+    "find_recipe",
     "from_dict",
     "load_config",
     "override",
+    "recipe_names",
     "to_dict",
+    "with_settings",
 ]

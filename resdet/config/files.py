@@ -7,19 +7,20 @@ import difflib
 import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints, overload
 
 import tyro
 
-from resdet.config.check import check_config
+from resdet.config.check import check_config, settings
 from resdet.config.classification import ClsConfig
 from resdet.config.detection import DetConfig
+from resdet.config.recipes import find_recipe
 from resdet.errors import UserError, reason
 
 T = TypeVar("T")
-C = TypeVar("C", DetConfig, ClsConfig)
+C = TypeVar("C", bound=DetConfig | ClsConfig)
 
 
 @overload
@@ -29,15 +30,17 @@ def load_config(path: str | Path, overrides: Sequence[str], kind: type[C]) -> C:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[Any] = DetConfig) -> Any:
-    """The `config` of the recipe file `path`, with command-line overrides such as ``--solver.lr 2e-3``.
+    """The `config` of a recipe, with command-line overrides applied.
 
-    `kind` is what it must be: DetConfig or ClsConfig. Raises UserError for a missing file or an unknown setting in
-    it; an unknown override ends the program with tyro's message, which suggests the right spelling.
+    Args:
+        path: a Python file, or the name of a recipe that comes with resdet (`find_recipe`)
+        overrides: as on the command line: ``["--solver.lr", "2e-3"]``
+        kind: the type that the config must have, DetConfig or ClsConfig
+
+    Raises UserError for a missing file or an unknown setting in it; an unknown override ends the program with
+    tyro's message, which suggests the right spelling.
     """
-    path = Path(path)
-    if not path.is_file():
-        recipes = ", ".join(sorted(str(p) for p in Path("configs").rglob("*.py")))
-        raise UserError(f"There is no recipe {path}; those here are: {recipes or 'none'}.")
+    path = find_recipe(path)
     try:
         config = runpy.run_path(str(path)).get("config")
     except Exception as error:
@@ -55,6 +58,26 @@ def override(config: C, overrides: Sequence[str]) -> C:
     changed = tyro.cli(tyro.conf.AvoidSubcommands[type(config)], default=config, args=list(overrides))  # type: ignore[misc]
     check_config(changed)
     return changed
+
+
+def with_settings(config: C, changes: Mapping[str, Any]) -> C:
+    """`config` with other values of some settings, such as ``{"solver.lr": 1e-3, "test.refine": True}``.
+
+    Raises UserError for a setting that the config does not have, and for a value that a setting cannot have.
+    """
+    known = [name for name, _, _ in settings(config)]
+    for name, value in changes.items():
+        if name not in known:
+            raise UserError(f"{type(config).__name__} has no setting {name!r}{_did_you_mean(name, known)}")
+        config = _replace(config, name.split("."), value)
+    check_config(config)
+    return config
+
+
+def _replace(config: Any, path: Sequence[str], value: Any) -> Any:
+    """A config, or a section of one, with another value of the setting at the end of `path`."""
+    name, *rest = path
+    return dataclasses.replace(config, **{name: _replace(getattr(config, name), rest, value) if rest else value})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -94,5 +117,10 @@ def _explain(error: Exception) -> str:
     cls, name = match.groups()
     configs = vars(sys.modules[__package__])
     known = [field.name for field in dataclasses.fields(configs[cls])] if cls in configs else []
+    return f"{cls} has no setting {name!r}{_did_you_mean(name, known)}"
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown `name`, with the known one that is spelt most like it."""
     near = difflib.get_close_matches(name, known, 1)
-    return f"{cls} has no setting {name!r}" + (f", did you mean {near[0]!r}?" if near else ".")
+    return f", did you mean {near[0]!r}?" if near else "."

@@ -7,6 +7,12 @@ config at each step, evaluation or checkpoint, and takes effect from the resume 
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from resdet.config.check import settings
+from resdet.errors import UserError
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -56,3 +62,22 @@ MEASURED_BY = _names(
 )
 """what the evaluations of a training read of the changeable settings: figures can be compared if these, and the
 validation data, are the same"""
+
+
+def check_resume(saved: Any, changed: Any, run: Path) -> None:
+    """Refuse other values of settings that a checkpoint holds for good.
+
+    Args:
+        saved: the config that the run was trained with
+        changed: the config, of the same kind, that it is to go on with
+        run: its folder
+
+    Raises UserError, which names the first such setting.
+    """
+    before = {name: value for name, _, value in settings(saved)}
+    for name, _, value in settings(changed):
+        if name in FIXED and value != before[name]:
+            raise UserError(
+                f"--resume goes on with the {name} of {run}: to change it, start a new training "
+                f"with --weights {run}."
+            )

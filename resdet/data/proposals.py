@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from resdet.data.annotations import Annotations
-from resdet.engine.checkpoint import write_atomically
 from resdet.errors import UserError, reason
+from resdet.io import write_atomically
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""The run folder: weights that others read, the state that a training resumes from, and writing both safely."""
+"""The files of a run folder: weights that other programs read, and the state that a training run resumes from."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,42 +15,13 @@ from torch import Tensor
 
 from resdet.config import ClsConfig, DetConfig, from_dict, to_dict
 from resdet.errors import UserError, reason
+from resdet.io import write_atomically
 
 FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
     "resdet-detector-3": DetConfig,
     "resdet-classifier-2": ClsConfig,
 }
 C = TypeVar("C", DetConfig, ClsConfig)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file, then put it in the place of `path`: at every moment one whole file.
-
-    Raises UserError if the disk is full or the folder cannot be written; the old file is still there then.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            write(temporary)
-            temporary.chmod(mode)  # as the user's umask has it: safetensors writes files that only the owner reads
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError about its own counters.
-        why = "not all of it could be written" if isinstance(error, RuntimeError) else reason(error)
-        kept = ", the file that was there before is untouched" if path.exists() else ""
-        raise UserError(f"Cannot write {path} ({why}): make room or choose another folder{kept}.") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_atomically` for a text."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from resdet.engine.checkpoint import write_text
+from resdet.io import write_text
 
 
 class TrainLog:

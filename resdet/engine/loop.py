@@ -5,104 +5,60 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resdet.config import SolverConfig
-from resdet.engine.checkpoint import load_state, save_state, write_text
+from resdet.config import SolverConfig, to_dict
+from resdet.engine.checkpoint import load_state, save_state
 from resdet.engine.log import TrainLog
 from resdet.engine.runtime import Runtime, from_main, mean
 from resdet.engine.state import TrainState
+from resdet.engine.task import NamedBatch, NamedLosses, Task
 from resdet.errors import UserError
+from resdet.io import write_text
 from resdet.seeds import Purpose, seed_everything
 
-
-class NamedBatch(Protocol):
-    """What the loop needs to know of a batch."""
-
-    @property
-    def names(self) -> list[str]:
-        """of its images, for messages"""
+STATE = "state.pt"  # in the run folder: what a resume reads
 
 
-class NamedLosses(Protocol):
-    """A named tuple of scalars: loss terms, and figures to watch."""
-
-    @property
-    def loss(self) -> Tensor:
-        """what is minimised"""
-
-    def _asdict(self) -> dict[str, Tensor]: ...
-
-
-def fit(
-    model: nn.Module,
-    *,
-    losses: Callable[[nn.Module, Any], NamedLosses],
-    batches: Callable[[int], Iterator[NamedBatch]],
-    evaluate: Callable[[Any], dict[str, float]],
-    metric: str,
-    measure: Mapping[str, Any],
-    save_model: Callable[[Any, Path, int], None],
-    classes: tuple[str, ...],
-    config: Mapping[str, Any],
-    solver: SolverConfig,
-    seed: int,
-    runtime: Runtime,
-    folder: Path,
-    resume: bool,
-) -> None:
-    """Train `model` and leave the run folder with config, weights, state and metrics.
+def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume: bool) -> None:
+    """Train the model of `task` and leave a run folder with its config, weights, state and metrics.
 
     Args:
-        losses: network, batch → loss terms
-        batches: first step → its batches and those of all later steps, `solver.accumulate` for each step
-        evaluate: network → figures, the same on every process
-        metric: the figure whose highest value marks the best model
-        measure: settings and data, by name, that the figure depends on: only alike ones are compared
-        save_model: network, path, step → writes the weights
-        classes: names in the order of the labels
-        config: all settings, for config.json
-        folder: config.json, model.safetensors (best), last.safetensors, state.pt, metrics.jsonl, metrics.json
+        task: model, data, losses and evaluation
+        solver: the settings of the optimizer and of what surrounds it
+        runtime: this process, its device and its number type
+        folder: gets config.json, model.safetensors (best), last.safetensors, state.pt, metrics.jsonl, metrics.json
         resume: go on from the folder's state.pt
-    """
-    state, checkpoint = TrainState(model, solver, runtime, classes), folder / "state.pt"
-    if resume:
-        state.load_state_dict(from_main(lambda: load_state(checkpoint)), checkpoint)
-    progress = state.progress
-    other_measure = progress.compare_by(measure)
-    if runtime.is_main:  # only now: what cannot be resumed keeps its config
-        write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
-        if not resume:  # so that a training can be resumed from its first moment
-            save_state(checkpoint, state.state_dict())
-    network = DistributedDataParallel(model) if runtime.world > 1 else model
 
-    stream = batches(progress.step)
+    Raises UserError if the run cannot be resumed, or if the training diverges.
+    """
+    state = TrainState(task.model, solver, runtime, task.classes)
+    notice = _open_run(task, state, folder, runtime, resume)
+    network = DistributedDataParallel(task.model) if runtime.world > 1 else task.model
+    progress, batches = state.progress, task.batches(state.progress.step)
     with TrainLog(folder, progress.step, solver.steps) if runtime.is_main else nullcontext() as log:
-        if log and other_measure:
-            log.say(
-                f"The best model so far was measured otherwise ({', '.join(other_measure)}): the search for the "
-                f"best starts anew, and the next evaluation replaces {folder}/model.safetensors."
-            )
+        if log and notice:
+            log.say(notice)
         while not progress.end(solver):
             lr = state.set_lr()
-            model.train()
             fetched = time.perf_counter()
-            parts = list(islice(stream, solver.accumulate))
+            parts = list(islice(batches, solver.accumulate))
             waited = time.perf_counter() - fetched
             # After the fetch, since a data loader that starts (at a resume too) draws from torch's generator.
-            seed_everything(seed, Purpose.STEP, progress.step, runtime.rank)
-            terms = train_step(network, parts, losses, state.optimizer, state.scaler, runtime, solver.clip_norm)
-            if state.average:
-                state.average.update_parameters(model)
-            progress.step += 1
+            seed_everything(task.seed, Purpose.STEP, progress.step, runtime.rank)
+            task.model.train()
+            terms = train_step(
+                network, parts, task.losses, state.optimizer, state.scaler, runtime, solver.clip_norm
+            )
+            state.finish_step()
 
             evaluates = _due(progress.step, solver.eval_every, solver.steps)
             saves = evaluates or _due(progress.step, solver.save_every, solver.steps)
@@ -111,11 +67,28 @@ def fit(
                 if saves or _due(progress.step, solver.log_every, solver.steps):
                     log.flush(progress.step, lr)
             if evaluates:
-                _evaluate(evaluate, metric, state, log, save_model, folder)
+                _evaluate(task, state, log, folder)
             if saves and runtime.is_main:
-                save_state(checkpoint, state.state_dict())
+                save_state(folder / STATE, state.state_dict())
         if log:
             log.say(f"The training ends here: {progress.end(solver)}.")
+
+
+def _open_run(task: Task, state: TrainState, folder: Path, runtime: Runtime, resume: bool) -> str:
+    """Read the state of a run to resume, write config.json → what the user should know, if anything."""
+    if resume:
+        state.load_state_dict(from_main(lambda: load_state(folder / STATE)), folder / STATE)
+    different = state.progress.compare_by(task.measure)
+    if runtime.is_main:  # only now: what cannot be resumed keeps its config
+        write_text(folder / "config.json", json.dumps(to_dict(task.config), indent=1) + "\n")
+        if not resume:  # so that a training can be resumed from its first moment
+            save_state(folder / STATE, state.state_dict())
+    if not different:
+        return ""
+    return (
+        f"The best model so far was measured otherwise ({', '.join(different)}): the search for the best starts "
+        f"anew, and the next evaluation replaces {folder}/model.safetensors."
+    )
 
 
 def train_step(
@@ -171,25 +144,18 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step == steps or (every > 0 and step % every == 0)
 
 
-def _evaluate(
-    evaluate: Callable[[Any], dict[str, float]],
-    metric: str,
-    state: TrainState,
-    log: TrainLog | None,
-    save_model: Callable[[Any, Path, int], None],
-    folder: Path,
-) -> None:
+def _evaluate(task: Task, state: TrainState, log: TrainLog | None, folder: Path) -> None:
     """Evaluate, note whether this is the best model so far, and write the weights."""
     started = time.perf_counter()
-    figures = evaluate(state.evaluated)
-    better = state.progress.note(figures[metric], state.solver)
+    figures = task.evaluate(state.evaluated)
+    better = state.progress.note(figures[task.metric], state.solver)
     if log is None:
         return
     step = state.progress.step
     log.evaluation(step, figures, time.perf_counter() - started)
-    save_model(state.evaluated, folder / "last.safetensors", step)
+    task.save(state.evaluated, folder / "last.safetensors", step)
     if better:
-        save_model(state.evaluated, folder / "model.safetensors", step)
+        task.save(state.evaluated, folder / "model.safetensors", step)
         write_figures(folder, step, figures)
 
 

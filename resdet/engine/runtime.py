@@ -65,12 +65,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def print_on_main(text: str) -> None:
-    """Print `text` once, not from every process."""
-    if is_main():
-        print(text)
-
-
 @contextmanager
 def process_group() -> Iterator[None]:
     """Under torchrun, connect the processes inside this block: nccl for tensors on GPUs, gloo for all else.

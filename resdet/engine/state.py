@@ -94,6 +94,12 @@ class TrainState:
             group["lr"] = lr
         return lr
 
+    def finish_step(self) -> None:
+        """Count a step of the optimizer, and let the moving average follow."""
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.progress.step += 1
+
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors, numbers and containers."""
         return {

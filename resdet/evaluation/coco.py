@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from resdet.data.annotations import Annotations
-from resdet.engine.checkpoint import write_text
 from resdet.errors import UserError, reason
 from resdet.evaluation.flat import Flat, flatten
+from resdet.io import write_text
 from resdet.types import Detections
 
 Backend = Literal["auto", "pycocotools", "faster-coco-eval"]

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from resdet.boxes import resize
 from resdet.engine.runtime import Runtime, gather
-from resdet.inference.optimize import OptimizedRCNN
-from resdet.inference.test_time import TestTimeRCNN
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Detections, Losses, Target
 
 T = TypeVar("T")
+
+
+class Network(Protocol):
+    """What is needed of a detector here, in whatever form it runs: plain, optimized, or with test-time methods."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
+
+    def __call__(
+        self, images: Tensor, sizes: Tensor, targets: None = None, proposals: Sequence[Tensor] | None = None
+    ) -> list[Detections]:
+        """Images and what is known of them (`Inputs`) → the detections of each."""
+
+    def detect_and_propose(
+        self, images: Tensor, sizes: Tensor, most: int, proposals: Sequence[Tensor] | None = None
+    ) -> tuple[list[Detections], Sequence[Tensor]]:
+        """Detections, and up to `most` proposals (P, 4) of each image."""
 
 
 class Inputs(NamedTuple):
@@ -39,9 +54,7 @@ def to_device(batch: Batch, device: torch.device, with_targets: bool = True) -> 
     return Inputs(moved(batch.images), batch.sizes, targets, proposals)
 
 
-def predict(
-    model: FasterRCNN | OptimizedRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime
-) -> dict[int, Detections]:
+def predict(model: Network, batches: Iterable[Batch], runtime: Runtime) -> dict[int, Detections]:
     """Detections of each image, by its position in the data set, in pixels of the image as it was read.
 
     Every process gives its own `batches` and receives the detections of all.
@@ -49,13 +62,14 @@ def predict(
     model.eval()
 
     def run(batch: Batch) -> Iterable[Detections]:
-        return _as_read(model(*to_device(batch, runtime.device, with_targets=False)), batch)
+        images, sizes, _, given = to_device(batch, runtime.device, with_targets=False)
+        return _as_read(model(images, sizes, None, given), batch)
 
     return _over(batches, runtime, run)
 
 
 def predict_and_propose(
-    model: FasterRCNN | OptimizedRCNN | TestTimeRCNN, batches: Iterable[Batch], runtime: Runtime, most: int
+    model: Network, batches: Iterable[Batch], runtime: Runtime, most: int
 ) -> dict[int, tuple[Detections, Tensor]]:
     """As `predict`; besides the detections, up to `most` proposals (P, 4) of each image, best first."""
     model.eval()
@@ -67,6 +81,33 @@ def predict_and_propose(
         return zip(_as_read(found, batch), boxes, strict=True)
 
     return _over(batches, runtime, run)
+
+
+def predict_with_losses(
+    model: FasterRCNN, batches: Iterable[Batch], runtime: Runtime
+) -> tuple[Losses, dict[int, Detections]]:
+    """As `predict`, and the loss terms averaged over the images of all processes, from the same pass.
+
+    The same images draw the same samples each time.
+    """
+    model.eval()
+    sums = torch.zeros(len(Losses._fields))
+
+    def run(batch: Batch) -> Iterable[Detections]:
+        seed_everything(0, Purpose.VALIDATION, batch.indices[0])
+        images, sizes, targets, given = to_device(batch, runtime.device)
+        assert targets is not None
+        losses, found = model.losses_and_detections(images, sizes, targets, given)
+        sums.add_(torch.stack(losses).float().cpu() * len(batch.indices))
+        return _as_read(found, batch)
+
+    found = _over(batches, runtime, run)
+    return Losses(*(torch.stack(gather(sums)).sum(0) / len(found))), found
+
+
+def in_order(found: Mapping[int, T]) -> list[T]:
+    """What was found in each image, in the order of the data set."""
+    return [found[index] for index in range(len(found))]
 
 
 @torch.no_grad()
@@ -90,19 +131,3 @@ def _as_read(found: Sequence[Detections], batch: Batch) -> list[Detections]:
 def _to_original(boxes: Tensor, batch: Batch, i: int) -> Tensor:
     """(D, 4) in pixels of image `i` of the batch → in pixels of that image as it was read"""
     return resize(boxes, batch.sizes[i].tolist(), batch.original_sizes[i].tolist())
-
-
-@torch.no_grad()
-def mean_losses(model: FasterRCNN, batches: Iterable[Batch], runtime: Runtime) -> Losses:
-    """The loss terms averaged over the images of all processes; the same images draw the same samples each time."""
-    model.eval()
-    sums, count = torch.zeros(len(Losses._fields)), 0
-    for batch in batches:
-        seed_everything(0, Purpose.VALIDATION, batch.indices[0])
-        with runtime.autocast():
-            terms = model(*to_device(batch, runtime.device))
-        sums += torch.stack(terms).float().cpu() * len(batch.indices)
-        count += len(batch.indices)
-    parts = gather((sums, count))
-    total = sum(count for _, count in parts)
-    return Losses(*(torch.stack([part for part, _ in parts]).sum(0) / total))

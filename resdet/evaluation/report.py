@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor
 
 from resdet.data.annotations import Annotations
-from resdet.engine.checkpoint import write_text
 from resdet.evaluation.coco import CocoResult, evaluate_coco, write_coco_results
 from resdet.evaluation.confusion import confusion_matrix
 from resdet.evaluation.errors import ErrorAnalysis, analyse_errors
@@ -25,6 +24,7 @@ from resdet.evaluation.plots import (
 )
 from resdet.evaluation.proposals import NUMBERS, THRESHOLDS, average_recall, proposal_overlaps, recall
 from resdet.evaluation.voc import VocResult, evaluate_voc, write_voc_results
+from resdet.io import write_text
 from resdet.types import Detections, Target
 
 

@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
+from resdet.engine.runtime import Runtime
 from resdet.evaluation.predict import to_device
-from resdet.inference.optimize import OptimizedRCNN
-from resdet.inference.test_time import TestTimeRCNN
-from resdet.types import Batch
+from resdet.types import Batch, Detections
 
 TIMED_BATCHES = 12  # are enough for a table
+
+
+class StagedNetwork(Protocol):
+    """A detector whose stages can be run one after the other."""
+
+    runtime: Runtime
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
+
+    def see(self, images: Tensor, sizes: Tensor, /) -> Any:
+        """(N, 3, H, W) uint8 and (N, 2) → what the network's own later stages read."""
+
+    def propose(self, images: Tensor, sizes: Tensor, seen: Any, /) -> list[Tensor]:
+        """What `see` returned → proposals (R, 4) of each image."""
+
+    def detect(self, seen: Any, rois: Sequence[Tensor], sizes: Tensor, /) -> list[Detections]:
+        """What `see` and `propose` returned → the detections of each image."""
 
 
 class Stages(NamedTuple):
@@ -34,7 +52,7 @@ class Stages(NamedTuple):
 
 
 @torch.no_grad()
-def time_stages(trials: Sequence[tuple[OptimizedRCNN | TestTimeRCNN, Sequence[Batch]]]) -> list[Stages]:
+def time_stages(trials: Sequence[tuple[StagedNetwork, Sequence[Batch]]]) -> list[Stages]:
     """Networks and as many batches for each → the medians of each network over its batches.
 
     The networks take turns, so that whatever else the machine does slows them alike. The first batch of each warms
@@ -43,11 +61,12 @@ def time_stages(trials: Sequence[tuple[OptimizedRCNN | TestTimeRCNN, Sequence[Ba
     times: list[list[Stages]] = [[] for _ in trials]
     for turn in zip(*(batches for _, batches in trials), strict=True):
         for (network, _), batch, own in zip(trials, turn, times, strict=True):
-            own.append(_time(network.eval(), batch))
+            network.eval()
+            own.append(_time(network, batch))
     return [Stages(*map(median, zip(*(own[1:] or own), strict=True))) for own in times]
 
 
-def _time(network: Any, batch: Batch) -> Stages:  # what `see` returns is of the network's own kind
+def _time(network: StagedNetwork, batch: Batch) -> Stages:
     device = network.runtime.device
     images, sizes, _, given = to_device(batch, device, with_targets=False)
     with torch.autocast(device.type, enabled=False):

@@ -26,7 +26,6 @@ from test_loop import (
 )
 from torch import Tensor, nn
 
-from resdet.cli.eval_det import score
 from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
@@ -36,7 +35,9 @@ from resdet.data.transforms import TestTransform as ResizeOnly
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime, from_main, gather, mean
 from resdet.errors import UserError
-from resdet.evaluation.predict import mean_losses
+from resdet.evaluation import report
+from resdet.evaluation.predict import in_order, predict, predict_with_losses
+from resdet.experiments.evaluate import score
 from resdet.inference.detector import restore
 from resdet.models.layers.norm import SyncBatchNorm2d
 from resdet.types import Batch, Detections
@@ -96,13 +97,18 @@ class Oracle(nn.Module):
 
 
 def evaluation(config: DetConfig, runtime: Runtime) -> dict[str, Any]:
-    """AP of each class of the oracle, the detections, and the validation loss of a fresh detector."""
+    """Figures and AP of each class of the oracle, the detections, and the validation loss of a fresh detector."""
     annotations = read_annotations(config.data, "val", config.data.classes)
     oracle = Oracle(annotations, config.data.test_short_side, config.data.max_side)
-    result, detections = score(oracle, annotations, config, runtime)  # type: ignore[arg-type]
-    losses = mean_losses(fresh_detector(config), validation_batches(annotations, config, runtime), runtime)
+    figures = score(oracle, annotations, config, runtime)  # type: ignore[arg-type]
+    found = predict(oracle, validation_batches(annotations, config, runtime), runtime)  # type: ignore[arg-type]
+    detections = in_order(found)
+    losses, _ = predict_with_losses(
+        fresh_detector(config), validation_batches(annotations, config, runtime), runtime
+    )
     return {
-        "ap": torch.tensor(result.voc.ap),
+        "figures": figures,
+        "ap": torch.tensor(report.score(detections, annotations).voc.ap),
         "detections": [tuple(found) for found in detections],
         "losses": tuple(losses),
     }
@@ -196,6 +202,7 @@ def test_an_evaluation_on_two_processes_has_the_figures_of_one(of_two: list[dict
     assert 0.05 < float(alone["ap"].nan_to_num().mean()) < 0.95
     for results in of_two:
         found = results["evaluation"]
+        assert found["figures"] == pytest.approx(alone["figures"], rel=0, abs=0, nan_ok=True)
         torch.testing.assert_close(found["ap"], alone["ap"], rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(found["detections"], alone["detections"], rtol=0, atol=0)
         torch.testing.assert_close(found["losses"], alone["losses"])
@@ -264,6 +271,6 @@ def test_torchrun_trains_on_one_machine_and_on_two(
 
     config, file = load_config(recipe), load_model(runs / "one/last.safetensors")
     annotations = read_annotations(config.data, "val", file.classes)
-    losses = mean_losses(restore(file, "one"), validation_batches(annotations, config, ALONE), ALONE)
+    losses, _ = predict_with_losses(restore(file, "one"), validation_batches(annotations, config, ALONE), ALONE)
     figures = json.loads((runs / "one/metrics.jsonl").read_text().splitlines()[-1])
     assert figures["step"] == 2 and figures["val_loss"] == pytest.approx(float(sum(losses)), rel=1e-4)

@@ -13,11 +13,13 @@ from resdet.engine.checkpoint import load_model
 STUDY = """
 import sys
 
-from resdet.cli import main, study_det
+from resdet.cli import main
+from resdet.config import DetConfig
+from resdet.experiments.studies import STUDIES, Row, Study
 
-given = study_det.Row({recipe!r}, ("--model.proposals", "given", "--data.proposals", {proposals!r}))
-shared = study_det.Row({recipe!r}, run="alternating", step="4_head")
-study_det.STUDIES["tiny"] = study_det.Study("theirs", dict(given=given, shared=shared))
+given = Row({recipe!r}, {{"model.proposals": "given", "data.proposals": ({proposals!r},)}})
+shared = Row({recipe!r}, run="alternating", step="4_head")
+STUDIES["tiny"] = Study(DetConfig, dict(given=given, shared=shared), paper="theirs")
 main(["study", "tiny", *sys.argv[1:]])
 """
 STEPS = ("1_rpn", "2_head", "3_rpn", "4_head")

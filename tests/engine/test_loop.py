@@ -29,8 +29,7 @@ from toy import (
     train_toy,
 )
 
-from resdet.cli.run import check
-from resdet.config import DetConfig, SolverConfig, load_config
+from resdet.config import DetConfig, SolverConfig, load_config, with_settings
 from resdet.data.build import read_annotations, validation_batches
 from resdet.engine import log as log_module
 from resdet.engine import loop
@@ -41,7 +40,8 @@ from resdet.engine.runtime import Runtime
 from resdet.engine.solver import lr_at
 from resdet.engine.start import start_detector
 from resdet.errors import UserError
-from resdet.evaluation.predict import mean_losses, to_device
+from resdet.evaluation.predict import predict_with_losses, to_device
+from resdet.experiments.runs import check_start
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.seeds import Purpose, seed_everything
@@ -188,9 +188,10 @@ def test_a_batch_must_be_shared_equally(
 ) -> None:
     runtime = replace(ALONE, world=world)
     solver = SolverConfig(batch_size=2 * multiple + 1, accumulate=accumulate)
+    config = DetConfig(runs=str(tmp_path), name="run", solver=solver)
     with refuses(f"batch_size {2 * multiple + 1}", f"{world} process", f"a multiple of {multiple}"):
-        check(DetConfig(solver=solver), runtime, tmp_path / "run", False)
-    check(DetConfig(solver=replace(solver, batch_size=2 * multiple)), runtime, tmp_path / "run", False)
+        check_start(config, runtime, resume=False)
+    check_start(with_settings(config, {"solver.batch_size": 2 * multiple}), runtime, resume=False)
 
 
 # One step
@@ -513,5 +514,5 @@ def test_the_validation_loss_does_not_depend_on_earlier_randomness(recipe: Path)
     for seed in (5, 6):
         torch.manual_seed(seed)
         model.train()
-        found.append(mean_losses(model, validation_batches(annotations, config, ALONE), ALONE))
+        found.append(predict_with_losses(model, validation_batches(annotations, config, ALONE), ALONE)[0])
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from toy import SOLVER, train_toy
 
-from resdet.cli.run import measure
 from resdet.config import DetConfig
 from resdet.config.resume import MEASURED_BY
 from resdet.engine.checkpoint import load_state
+from resdet.experiments.runs import measure
 
 
 def evaluations(*values: float) -> Callable[[nn.Module], dict[str, float]]:

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy import ALONE, SOLVER, toy_batches, toy_losses, toy_network, train_toy
+from toy import ALONE, SOLVER, ToyConfig, toy_batches, toy_losses, toy_network, train_toy
 
-from resdet.cli.run import go_on, parse
-from resdet.config import ClsConfig, DetConfig, SolverConfig, to_dict
+from resdet.cli.run import parse
+from resdet.config import ClsConfig, DetConfig, SolverConfig, to_dict, with_settings
 from resdet.config.check import settings
 from resdet.config.resume import CHANGEABLE, FIXED, MEASURED_BY
 from resdet.engine.checkpoint import load_state, save_state
 from resdet.engine.solver import lr_at
 from resdet.engine.state import TrainState
+from resdet.experiments import train as experiment
 from resdet.seeds import Purpose, seed_everything
 
 KINDS: tuple[type[Any], ...] = (DetConfig, ClsConfig)
@@ -85,18 +86,25 @@ def test_a_damaged_config_is_refused(text: str, tmp_path: Path, refuses: Callabl
         parse(["--resume", str(tmp_path)], DetConfig, "train")
 
 
-def test_a_run_of_a_larger_whole_goes_on_with_the_settings_it_was_started_with(tmp_path: Path) -> None:
-    """A user's --weights are for the first step of alternating training; later ones have weights of their own."""
-    given: list[list[str]] = []
-    own = ("recipe.py", "--weights", "theirs", "--weights", "own")
-    go_on(lambda arguments: given.append(list(arguments)), own, tmp_path, "run")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/state.pt").touch()
-    go_on(lambda arguments: given.append(list(arguments)), own, tmp_path, "run")
-    assert given == [
-        [*own, "--runs", str(tmp_path), "--name", "run"],
-        ["--resume", str(tmp_path / "run"), *own[1:]],
-    ]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_a_larger_experiment_is_started_and_then_resumed(
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., Any]
+) -> None:
+    """Also from another directory; with other settings as far as they may change."""
+    calls: list[tuple[Any, bool]] = []
+    monkeypatch.setattr(experiment, "train", lambda config, resume: calls.append((config, resume)))
+    config = with_settings(kind(), {"weights": "own", "runs": str(tmp_path / "runs"), "name": "run"})
+    experiment.train_or_resume(config)
+    run = tmp_path / "runs/run"
+    run.mkdir(parents=True)
+    (run / "state.pt").touch()
+    (run / "config.json").write_text(json.dumps(to_dict(config)))
+    monkeypatch.chdir(tmp_path)
+    longer = with_settings(config, {"solver.steps": 7, "runs": "runs/../runs"})
+    experiment.train_or_resume(longer)
+    assert calls == [(config, False), (longer, True)]
+    with refuses(f"goes on with the weights of {longer.runs}/run"):
+        experiment.train_or_resume(with_settings(longer, {"weights": "theirs"}))
 
 
 # The optimizer
@@ -221,8 +229,8 @@ def test_a_state_that_does_not_fit_is_refused(
     damage(state)
     save_state(tmp_path / "state.pt", state)
     with refuses(tmp_path, words):
-        train_toy(tmp_path, SOLVER, config={"new": 1}, resume=True)
-    assert (tmp_path / "config.json").read_text() == "{}\n"
+        train_toy(tmp_path, SOLVER, config=ToyConfig("blue"), resume=True)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"colour": "red"}
 
 
 def test_other_groups_of_the_optimizer_do_not_fit(tmp_path: Path, refuses: Callable[..., Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -128,10 +129,14 @@ def test_every_command_runs_inside_the_process_group(command: str, monkeypatch: 
 
 
 def test_only_the_main_process_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def experiment(arguments: list[str]) -> None:
+        logging.getLogger("resdet.experiments.anything").info("a line with 100 %")
+
+    monkeypatch.setitem(command_line.COMMANDS, "train-det", experiment)
     for rank in range(3):
         monkeypatch.setattr(runtime, "rank", lambda rank=rank: rank)
-        runtime.print_on_main("a line")
-    assert capsys.readouterr().out == "a line\n"
+        command_line.main(["train-det"])
+    assert capsys.readouterr() == ("a line with 100 %\n", "")
 
 
 def test_alone_is_the_same_process_without_others() -> None:

@@ -17,7 +17,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
 from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime
-from resdet.evaluation.predict import mean_losses, predict, predict_and_propose, to_device
+from resdet.evaluation.predict import predict, predict_and_propose, predict_with_losses, to_device
 from resdet.inference.detector import Detector, restore
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.faster_rcnn import FasterRCNN
@@ -156,15 +156,37 @@ def test_padding_does_not_enter_the_scale(config: DetConfig, annotations: Annota
         torch.testing.assert_close(detections.boxes, torch.tensor([[0, 0, width, height]]))
 
 
-def test_the_mean_loss_is_the_mean_over_images(
-    config: DetConfig, annotations: Annotations, model: FasterRCNN
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_losses_and_detections_of_one_pass_equal_those_of_two(
+    batch_size: int, config: DetConfig, annotations: Annotations, model: FasterRCNN
 ) -> None:
-    """Six images in batches of four and two: each image counts once, not each batch."""
-    batches = list(validation_batches(annotations, replace(config, test=replace(config.test, batch_size=4)), ALONE))
+    """To the bit. Batches of four and two images: each image counts once in the mean loss, not each batch."""
+    config = replace(config, test=replace(config.test, batch_size=batch_size))
+    batches = list(validation_batches(annotations, config, ALONE))
+    model.eval()
     sums = torch.zeros(4)
     with torch.no_grad():
         for batch in batches:
             seed_everything(0, Purpose.VALIDATION, batch.indices[0])
-            sums += len(batch.indices) * torch.stack(model(*to_device(batch, torch.device("cpu"))))
-    assert [len(batch.indices) for batch in batches] == [4, 2]
-    torch.testing.assert_close(mean_losses(model, batches, ALONE), Losses(*(sums / 6)))
+            sums += torch.stack(model(*to_device(batch, torch.device("cpu")))) * len(batch.indices)
+    losses, found = predict_with_losses(model, batches, ALONE)
+    torch.testing.assert_close(losses, Losses(*(sums / 6)), rtol=0, atol=0)
+    alone = predict(model, batches, ALONE)
+    assert found.keys() == alone.keys()
+    for index, detections in alone.items():
+        torch.testing.assert_close(found[index], detections, rtol=0, atol=0)
+
+
+def test_an_image_is_seen_by_the_backbone_once(
+    config: DetConfig, annotations: Annotations, model: FasterRCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = model.features
+
+    def features(images: Tensor, sizes: Tensor) -> Any:
+        seen.append(len(images))
+        return real(images, sizes)
+
+    monkeypatch.setattr(model, "features", features)
+    predict_with_losses(model, validation_batches(annotations, config, ALONE), ALONE)
+    assert sum(seen) == 6

@@ -269,6 +269,34 @@ def test_detections_are_sorted_and_lie_in_their_image(detector):
         assert detections.labels.min() >= 0 and detections.labels.max() < CLASSES
 
 
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, learn="rpn"),
+        replace(CONFIG, learn="head"),
+        changed(CONFIG, model={"context": True}, roi={"mining": True}),
+        changed(CONFIG, model={"maxout": (0.5, 1.0)}),
+        changed(CONFIG, model={"body": "layers", "fcs": (16,), "dropout": 0.5}),
+    ],
+)
+def test_losses_and_detections_come_from_one_pass(config, given):
+    """They equal those of two, to the bit, whatever is drawn from the generator in between."""
+    model, images = build_detector(config, CLASSES).eval(), images_of()
+    nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.2)
+    proposals = [target.boxes for target in TARGETS] if given else None
+    with torch.no_grad():
+        torch.manual_seed(5)
+        expected = model(images, SIZES, TARGETS, proposals)
+        alone = model(images, SIZES, None, proposals)
+        torch.manual_seed(5)
+        losses, found = model.losses_and_detections(images, SIZES, TARGETS, proposals)
+    torch.testing.assert_close(losses, expected, rtol=0, atol=0)
+    torch.testing.assert_close(found, alone, rtol=0, atol=0)
+    assert sum(len(own.boxes) for own in found) > 0
+
+
 def test_the_limits_at_test_time_and_in_training_are_two(monkeypatch):
     config = changed(CONFIG, rpn={"after_nms": 7}, test={"after_nms": 3})
     model = random_detector(config)
