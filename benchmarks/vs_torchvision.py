@@ -36,7 +36,7 @@ from resdet.experiments.evaluate import score
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.layers.pixel_norm import STYLES
-from resdet.models.weights.resnet import from_torchvision
+from resdet.models.weights.torchvision import from_torchvision
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Detections, Losses, Target
 

@@ -20,10 +20,10 @@ from resdet.cli.study import parse
 from resdet.config import DetConfig, load_config, with_settings
 from resdet.data.build import read_annotations
 from resdet.data.proposals import read_proposals
-from resdet.engine.checkpoint import load_model, save_model
 from resdet.experiments import study
 from resdet.experiments.propose import edge_boxes
 from resdet.experiments.studies import STUDIES, Row, Study
+from resdet.models.weights.resdet import load_model, save_model
 
 GIVEN = ("--model.proposals", "given", "--data.proposals")
 

@@ -28,8 +28,8 @@ from resdet.config import (
     to_dict,
     with_settings,
 )
-from resdet.engine.checkpoint import load_model
-from resdet.engine.start import NORMLESS
+from resdet.models.weights.initial import NORMLESS
+from resdet.models.weights.resdet import load_model
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.py"))

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from resdet import io
 from resdet.config import DetConfig
-from resdet.engine.checkpoint import ModelFile, save_model, save_state
+from resdet.engine.checkpoint import save_state
 from resdet.io import write_atomically, write_text
+from resdet.models.weights.resdet import ModelFile, save_model
 
 
 @contextmanager

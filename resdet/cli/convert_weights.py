@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.errors import UserError
 from resdet.io import write_atomically
 from resdet.models.layers.pixel_norm import STYLES
 from resdet.models.weights.detectron2 import detectron2_settings, from_detectron2_detector, to_detectron2_detector
-from resdet.models.weights.resnet import read_tensors
+from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.strict import read_tensors
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from resdet.config import SolverConfig
 from resdet.engine.runtime import Runtime
 from resdet.engine.solver import build_optimizer, lr_at, restore_optimizer
 from resdet.errors import UserError, reason
-from resdet.models.weights.resnet import load_strictly
+from resdet.models.weights.strict import load_strictly
 
 
 @dataclass

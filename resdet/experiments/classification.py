@@ -23,16 +23,16 @@ from resdet.data.build_cls import (
     read_images,
 )
 from resdet.data.image_folder import ImageFolder
-from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import write_figures
 from resdet.engine.runtime import Runtime, from_main
-from resdet.engine.start import start_classifier
 from resdet.evaluation.classification import accuracies, cross_entropy, predict_probabilities
 from resdet.experiments.runs import measure
 from resdet.models.classifier import Classifier, build_classifier, classification_loss, mixed_loss
 from resdet.models.layers.norm import recalibrate
-from resdet.models.weights.resnet import load_strictly
+from resdet.models.weights.initial import start_classifier
+from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.strict import load_strictly
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import ClsBatch, ClsLosses, Crop
 from resdet.visualize import plot_classification

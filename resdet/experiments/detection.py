@@ -15,15 +15,15 @@ from resdet.config import DetConfig
 from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations, training_batches, validation_batches
 from resdet.data.check import check_annotations, summary
-from resdet.engine.checkpoint import ModelFile, save_model
 from resdet.engine.log import read_metrics
 from resdet.engine.runtime import Runtime, from_main
-from resdet.engine.start import start_detector
 from resdet.evaluation import report
 from resdet.evaluation.predict import in_order, predict_with_losses, to_device
 from resdet.experiments.runs import measure
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.weights.initial import start_detector
+from resdet.models.weights.resdet import ModelFile, save_model
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses
 from resdet.visualize import plot_detection

@@ -14,7 +14,6 @@ from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
 from resdet.data.images import read_image
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation import report
@@ -27,6 +26,7 @@ from resdet.experiments.runs import run_folder
 from resdet.inference.detector import image_size, prepare
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
+from resdet.models.weights.resdet import load_model
 from resdet.types import Detections
 from resdet.visualize import contact_sheet, draw_detections, draw_target, save_image
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from resdet.config import ClsConfig
 from resdet.data.build_cls import Images, cls_validation_batches, read_images
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import ModelFile, load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation.classification import (
@@ -23,7 +22,8 @@ from resdet.evaluation.classification import (
 from resdet.experiments.runs import run_folder
 from resdet.io import write_text
 from resdet.models.classifier import Classifier, build_classifier
-from resdet.models.weights.resnet import load_strictly
+from resdet.models.weights.resdet import ModelFile, load_model
+from resdet.models.weights.strict import load_strictly
 
 
 class ClsEvaluation(NamedTuple):

@@ -24,12 +24,12 @@ from resdet.data.images import read_image
 from resdet.data.proposals import write_proposals
 from resdet.data.selective_search import selective_search
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation.predict import in_order, predict_and_propose
 from resdet.evaluation.stages import TIMED_BATCHES, StagedNetwork, Stages, time_stages
 from resdet.inference.detector import prepare
+from resdet.models.weights.resdet import load_model
 
 Method = Literal["selective-search", "edge-boxes", "rpn"]
 MOST = 2000  # proposals kept for an image

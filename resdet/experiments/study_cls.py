@@ -14,13 +14,13 @@ import torch
 from resdet.config import ClsConfig, with_settings
 from resdet.data.build_cls import cls_validation_batches, read_images
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model
 from resdet.engine.log import read_metrics
 from resdet.evaluation.responses import response_deviations
 from resdet.experiments.evaluate_cls import restore_classifier
 from resdet.experiments.studies import Study
 from resdet.experiments.train import train_or_resume
 from resdet.io import write_text
+from resdet.models.weights.resdet import load_model
 from resdet.visualize import plot_errors, plot_responses
 
 RESPONSE_IMAGES = 1000

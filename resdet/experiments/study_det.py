@@ -11,7 +11,6 @@ from typing import NamedTuple
 from resdet.config import DetConfig, with_settings
 from resdet.data.build import given_proposals, validation_batches
 from resdet.engine import runtime as runtimes
-from resdet.engine.checkpoint import load_model
 from resdet.evaluation.stages import TIMED_BATCHES, Stages, time_stages
 from resdet.experiments.alternate import alternate
 from resdet.experiments.evaluate import network_and_data, score
@@ -19,6 +18,7 @@ from resdet.experiments.propose import propose
 from resdet.experiments.studies import Row, Study
 from resdet.experiments.train import train_or_resume
 from resdet.io import write_text
+from resdet.models.weights.resdet import load_model
 from resdet.visualize import plot_study
 
 logger = logging.getLogger(__name__)

@@ -19,14 +19,14 @@ from resdet.data.detection import pad
 from resdet.data.images import read_image
 from resdet.data.transforms import TestTransform, resize
 from resdet.engine import runtime
-from resdet.engine.checkpoint import ModelFile, load_model
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
-from resdet.models.weights.resnet import load_strictly
+from resdet.models.weights.resdet import ModelFile, load_model
+from resdet.models.weights.strict import load_strictly
 
 Picture = str | Path | Image.Image | np.ndarray
 """a file, or RGB pixels: an image of Pillow's, or (H, W, 3) uint8"""

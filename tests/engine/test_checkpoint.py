@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig, to_dict
-from resdet.engine.checkpoint import ModelFile, load_model, load_state, save_model, save_state
+from resdet.engine.checkpoint import load_state, save_state
+from resdet.models.weights.resdet import ModelFile, load_model, save_model
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
 CLASSES = ("cat", "dog", "猫")

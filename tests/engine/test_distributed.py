@@ -32,7 +32,6 @@ from resdet.data.build import read_annotations, validation_batches
 from resdet.data.detection import DetectionDataset
 from resdet.data.loader import Draw
 from resdet.data.transforms import TestTransform as ResizeOnly
-from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime, from_main, gather, mean
 from resdet.errors import UserError
 from resdet.evaluation import report
@@ -40,6 +39,7 @@ from resdet.evaluation.predict import in_order, predict, predict_with_losses
 from resdet.experiments.evaluate import score
 from resdet.inference.detector import restore
 from resdet.models.layers.norm import SyncBatchNorm2d
+from resdet.models.weights.resdet import load_model
 from resdet.types import Batch, Detections
 
 WORLD = 2

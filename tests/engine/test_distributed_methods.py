@@ -8,7 +8,7 @@ from pathlib import Path
 
 from test_distributed import run_torchrun
 
-from resdet.engine.checkpoint import load_model
+from resdet.models.weights.resdet import load_model
 
 STUDY = """
 import sys

@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 
 from resdet import cli as command_line
-from resdet.engine.checkpoint import load_model, load_state
+from resdet.engine.checkpoint import load_state
+from resdet.models.weights.resdet import load_model
 
 PATIENCE = 120  # seconds to wait for another process, which may share its core with many
 LOSSES = (1, 4)  # lines of loss in the log when the kill falls due

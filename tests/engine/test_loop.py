@@ -33,17 +33,18 @@ from resdet.config import DetConfig, SolverConfig, load_config, with_settings
 from resdet.data.build import read_annotations, validation_batches
 from resdet.engine import log as log_module
 from resdet.engine import loop
-from resdet.engine.checkpoint import load_model, load_state
+from resdet.engine.checkpoint import load_state
 from resdet.engine.log import read_metrics
 from resdet.engine.loop import train_step
 from resdet.engine.runtime import Runtime
 from resdet.engine.solver import lr_at
-from resdet.engine.start import start_detector
 from resdet.errors import UserError
 from resdet.evaluation.predict import predict_with_losses, to_device
 from resdet.experiments.runs import check_start
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.weights.initial import start_detector
+from resdet.models.weights.resdet import load_model
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses, Target
 
@@ -255,7 +256,7 @@ def unsampled_detector(config: DetConfig, norm: str = "group") -> FasterRCNN:
     steps = torch.arange(0, 36, 12)
     x, y = (corner.flatten() for corner in torch.meshgrid(steps, steps, indexing="ij"))
     fixed = torch.stack([x, y, x + 28, y + 21], dim=1).float()  # (9, 4)
-    model.propose = lambda logits, *_, **__: [fixed] * len(logits)
+    model.propose = lambda scored, *_, **__: [fixed] * len(scored.logits)
     return model
 
 
@@ -493,7 +494,8 @@ def test_fine_tuning_on_other_classes_keeps_all_but_the_last_layers(
     assert "roi_heads.box_predictor" in out and "start at random" in out
     old, new = load_model(finished), load_model(recipe.parent / "runs/tiny")
     assert new.classes == ("square", "star")
-    last = {f"head.{layer}.{kind}" for layer in ("classify", "regress") for kind in ("weight", "bias")}
+    layers = ("cls_score", "bbox_pred")
+    last = {f"roi_heads.box_predictor.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
     assert {name for name in old.weights if old.weights[name].shape != new.weights[name].shape} == last
     for name in set(old.weights) - last:
         torch.testing.assert_close(new.weights[name], old.weights[name], rtol=0, atol=0, msg=name)

@@ -15,12 +15,12 @@ from resdet.boxes import iou
 from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
-from resdet.engine.checkpoint import load_model
 from resdet.engine.runtime import Runtime
 from resdet.evaluation.predict import predict, predict_and_propose, predict_with_losses, to_device
 from resdet.inference.detector import Detector, restore
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.weights.resdet import load_model
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Detections, Losses
 

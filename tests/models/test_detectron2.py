@@ -17,7 +17,6 @@ import torchvision.ops
 from torch import Tensor
 
 from resdet.config import COCO_CLASSES, VOC_CLASSES, DetConfig, ModelConfig, detectron2_c4
-from resdet.engine.checkpoint import ModelFile, load_model, save_model
 from resdet.engine.runtime import start
 from resdet.inference.detector import restore
 from resdet.inference.optimize import OptimizedRCNN
@@ -28,6 +27,7 @@ from resdet.models.weights.detectron2 import (
     from_detectron2_detector,
     to_detectron2_detector,
 )
+from resdet.models.weights.resdet import ModelFile, load_model, save_model
 
 HEIGHT, WIDTH = 64, 96
 PROPOSALS = 20  # so that a test takes seconds; detectron2 has 1000

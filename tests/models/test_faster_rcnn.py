@@ -18,7 +18,8 @@ from torchvision.transforms.functional import normalize
 from resdet.config import DetConfig
 from resdet.models.build import build_detector
 from resdet.models.roi_heads import concatenate
-from resdet.models.weights.resnet import from_torchvision, load_strictly
+from resdet.models.weights.strict import load_strictly
+from resdet.models.weights.torchvision import from_torchvision
 from resdet.types import Target
 
 CLASSES = 4

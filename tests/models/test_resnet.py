@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from resdet.models.backbones.resnet import ARCHITECTURES, CifarResNet, ResNet, ResNetBackbone
 from resdet.models.layers.blocks import BasicBlock
 from resdet.models.layers.norm import NORMS, FrozenBatchNorm2d, SyncBatchNorm2d
-from resdet.models.weights.resnet import from_torchvision, load_strictly
+from resdet.models.weights.strict import load_strictly
+from resdet.models.weights.torchvision import from_torchvision
 
 
 def torchvision_net(depth, num_classes=10):

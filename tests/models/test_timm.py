@@ -9,7 +9,8 @@ import timm
 import torch
 from torch import nn
 
-from resdet.models.backbones.timm import pad_as_same, timm_parts, timm_weights
+from resdet.models.backbones.timm import pad_as_same, timm_parts
+from resdet.models.weights.timm import timm_weights
 
 
 def make(name, **options):

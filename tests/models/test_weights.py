@@ -1,4 +1,4 @@
-"""resdet.models.weights.resnet: strict names, plain files, one sentence for what goes wrong."""
+"""resdet.models.weights: strict names, plain files, one sentence for what goes wrong."""
 
 import pickle
 from urllib.error import URLError
@@ -12,16 +12,10 @@ from torch import nn
 from resdet.errors import UserError
 from resdet.models.backbones.resnet import ResNet
 from resdet.models.layers.norm import FrozenBatchNorm2d
-from resdet.models.weights.resnet import (
-    detectron2_name,
-    from_blobs,
-    from_detectron2,
-    from_torchvision,
-    load_strictly,
-    read_classifier,
-    read_tensors,
-    torchvision_weights,
-)
+from resdet.models.weights.classifier_file import read_classifier
+from resdet.models.weights.msra import detectron2_name, from_blobs, from_detectron2
+from resdet.models.weights.strict import load_strictly, read_tensors
+from resdet.models.weights.torchvision import from_torchvision, torchvision_weights
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from resdet.errors import UserError, reason
@@ -102,12 +101,3 @@ def pad_as_same(network: nn.Module) -> None:
 
 def _pair(value: Any) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)
-
-
-def timm_weights(name: str) -> dict[str, Tensor]:
-    """timm's own weights of a network, as `backbone.…` and `conv5_x.…`; downloaded once. Raises UserError."""
-    backbone, rest, _, _ = timm_parts(name, pretrained=True)
-    with torch.no_grad():
-        return {f"backbone.{n}": t for n, t in backbone.state_dict().items()} | {
-            f"conv5_x.{n}": t for n, t in rest.state_dict().items()
-        }

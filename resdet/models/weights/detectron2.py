@@ -17,7 +17,8 @@ from resdet.errors import UserError
 from resdet.models.anchors import ANCHOR_OFFSETS
 from resdet.models.build import build_detector
 from resdet.models.layers.pixel_norm import STYLES
-from resdet.models.weights.resnet import bottleneck_depth, check_names, detectron2_name
+from resdet.models.weights.msra import bottleneck_depth, detectron2_name
+from resdet.models.weights.strict import check_names
 
 # Ours → detectron2's; below backbone and conv5_x the names are those of `detectron2_name`.
 PARTS = {

@@ -8,11 +8,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from resdet.config import ClsConfig, DetConfig
-from resdet.engine.checkpoint import ModelFile, load_any_model, load_model
 from resdet.errors import UserError
-from resdet.models.backbones.timm import timm_weights
 from resdet.models.faster_rcnn import FasterRCNN
-from resdet.models.weights.resnet import ClassifierWeights, load_strictly, read_classifier, torchvision_weights
+from resdet.models.weights.classifier_file import ClassifierWeights, read_classifier
+from resdet.models.weights.resdet import ModelFile, load_any_model, load_model
+from resdet.models.weights.strict import load_strictly
+from resdet.models.weights.timm import timm_weights
+from resdet.models.weights.torchvision import torchvision_weights
 
 DETECTOR_CLASS_LAYERS = ("roi_heads.box_predictor",)  # what depends on the classes
 CLASSIFIER_CLASS_LAYERS = ("network.fc",)

@@ -14,13 +14,14 @@ import torchvision
 from torch import Tensor, nn
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig
-from resdet.engine import start
-from resdet.engine.checkpoint import ModelFile, load_model, save_model
-from resdet.engine.start import start_detector
 from resdet.errors import UserError
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
-from resdet.models.weights.resnet import from_torchvision_vgg16, read_classifier
+from resdet.models.weights import initial
+from resdet.models.weights.classifier_file import read_classifier
+from resdet.models.weights.initial import start_detector
+from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.torchvision import from_torchvision_vgg16
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
 CLASSES = ("cat", "dog", "猫")
@@ -142,7 +143,7 @@ def test_the_word_torchvision_asks_for_the_depth(
         asked.append((name, version))
         return read_classifier(torchvision_file).tensors
 
-    monkeypatch.setattr(start, "torchvision_weights", downloaded)
+    monkeypatch.setattr(initial, "torchvision_weights", downloaded)
     for word in ("torchvision", "torchvision-v2"):
         assert_sentence(start_detector(fresh(), replace(CONFIG, weights=word), CLASSES), word)
     assert asked == [("resnet18", "V1"), ("resnet18", "V2")]
@@ -192,7 +193,7 @@ def test_vgg16_gives_its_fully_connected_layers_too(
     """Convolutions are the backbone, fc6 and fc7 the box head, if it has their sizes; every name and shape fits."""
     with torch.device("meta"):  # half a gigabyte
         source = torchvision.models.vgg16().state_dict()
-        monkeypatch.setattr(start, "torchvision_weights", lambda name, version: from_torchvision_vgg16(source))
+        monkeypatch.setattr(initial, "torchvision_weights", lambda name, version: from_torchvision_vgg16(source))
         network = replace(CONFIG.model, trunk="vgg16", body="layers", fcs=fcs, freeze=())
         config = replace(CONFIG, model=network, weights="torchvision")
         assert_sentence(start_detector(fresh(config), config, CLASSES), parts, "random")
@@ -263,7 +264,7 @@ def test_weights_of_another_style(
     torchvision_style = replace(MSRA, model=replace(MSRA.model, style="torchvision"), weights=str(msra_file))
     with refuses(msra_file, "--model.style msra"):
         start_detector(fresh(torchvision_style), torchvision_style, CLASSES)
-    monkeypatch.setattr(start, "torchvision_weights", lambda *_: {})
+    monkeypatch.setattr(initial, "torchvision_weights", lambda *_: {})
     msra_style = replace(CONFIG, model=replace(CONFIG.model, style="msra"))
     for source in (str(torchvision_file), "torchvision"):
         with refuses(source, "--model.style torchvision"):

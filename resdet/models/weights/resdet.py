@@ -1,0 +1,85 @@
+"""Our own files: a detector or a classifier as safetensors, with its classes and its config as metadata."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from resdet.config import ClsConfig, DetConfig, from_dict, to_dict
+from resdet.errors import UserError, reason
+from resdet.io import write_atomically
+
+FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
+    "resdet-detector-3": DetConfig,
+    "resdet-classifier-2": ClsConfig,
+}
+C = TypeVar("C", DetConfig, ClsConfig)
+
+
+@dataclass(frozen=True)
+class ModelFile(Generic[C]):
+    """A detector or a classifier as a file: its weights, and all that is needed to use them."""
+
+    weights: dict[str, Tensor]
+    classes: tuple[str, ...]
+    config: C
+    step: int
+
+
+def save_model(path: Path, model: ModelFile) -> None:
+    """Write `model` as safetensors with its classes and config as metadata."""
+    metadata = {
+        "format": next(name for name, kind in FORMATS.items() if isinstance(model.config, kind)),
+        "classes": json.dumps(model.classes),
+        "config": json.dumps(to_dict(model.config)),
+        "step": str(model.step),
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.weights.items()}
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(weights, temporary, metadata))
+
+
+def load_model(path: str | Path, kind: type[C] = DetConfig) -> ModelFile[C]:  # type: ignore[assignment]
+    """Read a detector (or, with `kind` ClsConfig, a classifier) from its file, or from a run folder.
+
+    Raises UserError for anything else.
+    """
+    file = load_any_model(path)
+    if not isinstance(file.config, kind):
+        this, wanted = ("classifier", "detector") if kind is DetConfig else ("detector", "classifier")
+        raise UserError(f"{path} is a {this}: pass a {wanted}'s run folder or file.")
+    return file
+
+
+def load_any_model(path: str | Path) -> ModelFile[Any]:
+    """`load_model` whatever the file holds."""
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"There are no weights {path}: train first, or pass a run folder or a .safetensors file.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({reason(error)}): copy it again, or pass another."
+        ) from error
+    if metadata.get("format") not in FORMATS:
+        raise UserError(f"{path} is no network of resdet, its metadata do not say so: pass a run folder.")
+    try:
+        config = from_dict(FORMATS[metadata["format"]], json.loads(metadata["config"]))
+        return ModelFile(weights, _names(json.loads(metadata["classes"])), config, int(metadata["step"]))
+    except (KeyError, ValueError, UserError) as error:
+        raise UserError(f"{path} cannot be used ({reason(error)}): use the resdet that wrote it.") from error
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UserError("its classes are not a list of names")
+    return tuple(found)
