@@ -6,7 +6,7 @@
 An RPN is trained; then a head, from the same start, on that RPN's proposals; then an RPN on the head's trunk, which
 is kept; then the head again, on that trunk. The folder runs/RECIPE_alternating holds a run folder for each step: in
 the last one, 4_head, RPN and head share their trunk, in 2_head they do not. A training that was interrupted goes on
-where it stopped.
+where it stopped when it is given the same settings again.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What a training says: lines on the terminal, `metrics.jsonl`, and TensorBoard events."""
+"""What a training run reports: lines on the terminal, `metrics.jsonl`, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class TrainLog:
         self.console.print(f"[bold]evaluation after {step} steps[/bold]  {figures}  ({seconds:.0f} s)")
         self._open_window()
 
-    def say(self, text: str) -> None:
-        """A line on the terminal only."""
+    def message(self, text: str) -> None:
+        """Print a line on the terminal only."""
         self.console.print(text)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -46,7 +46,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
     progress, batches = state.progress, task.batches(state.progress.step)
     with TrainLog(folder, progress.step, solver.steps) if runtime.is_main else nullcontext() as log:
         if log and notice:
-            log.say(notice)
+            log.message(notice)
         while not progress.end(solver):
             lr = state.set_lr()
             fetched = time.perf_counter()
@@ -71,7 +71,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
             if saves and runtime.is_main:
                 save_state(folder / STATE, state.state_dict())
         if log:
-            log.say(f"The training ends here: {progress.end(solver)}.")
+            log.message(f"The training ends here: {progress.end(solver)}.")
 
 
 def _open_run(task: Task, state: TrainState, folder: Path, runtime: Runtime, resume: bool) -> str:
