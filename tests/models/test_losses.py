@@ -87,6 +87,12 @@ def test_rpn_loss_stays_finite_for_huge_logits(anchor_targets):
     assert objectness.item() == pytest.approx(1e4 * 25 / 768) and logits.grad.isfinite().all()
 
 
+def test_every_image_needs_its_targets(anchor_targets):
+    """A shorter list would leave images out unseen."""
+    with pytest.raises(ValueError):
+        rpn_loss(torch.zeros(3, ANCHORS), torch.zeros(3, ANCHORS, 4), anchor_targets[:2], batch=256, beta=1.0)
+
+
 @pytest.mark.parametrize("beta", [1 / 9, 1.0])
 def test_head_loss_equals_the_literal_loop(regions, beta):
     class_logits, box_deltas, classes, box_targets = regions

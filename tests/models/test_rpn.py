@@ -165,6 +165,11 @@ def test_no_proposal_is_an_empty_tensor(anchors, predictions):
     assert [rois.shape for rois in proposals] == [(0, 4), (0, 4)]
 
 
+def test_every_image_needs_its_size(anchors, predictions):
+    with pytest.raises(ValueError):
+        propose(*predictions, anchors, SIZES[:1], **LIMITS)
+
+
 def test_proposals_carry_no_gradient(anchors, predictions):
     logits, deltas = (tensor.requires_grad_() for tensor in predictions)
     assert not any(rois.requires_grad for rois in propose(logits, deltas, anchors, SIZES, **LIMITS))
