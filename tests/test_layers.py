@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "resdet"
 LAYERS = (
-    ("errors", "precision", "types", "boxes", "seeds", "io"),
+    ("errors", "precision", "types", "boxes", "seeds", "io", "pickles"),
     ("config", "ops"),
-    ("nn", "detection", "classification"),
+    ("models",),
     ("engine",),
     ("data",),
     ("evaluation",),
