@@ -42,7 +42,7 @@ def network(depth: int, proposals: int) -> FasterRCNN:
     torch.manual_seed(0)
     config = DetConfig()
     model = replace(config.model, depth=depth, style="msra", pooling="align", pool_size=14, conv5_stride=2)
-    test = replace(config.test, after_nms=proposals)
+    test = replace(config.test, post_nms_topk=proposals)
     result = build_detector(replace(config, model=model, test=test), 20)
     for module in result.modules():
         if hasattr(module, "running_var"):

@@ -1,4 +1,4 @@
-"""Seconds an image from R-CNN to Faster R-CNN, on one network: proposals, trunk, regions (Faster R-CNN, Table 5).
+"""Seconds per image from R-CNN to Faster R-CNN: proposals, backbone, regions (Faster R-CNN, Table 5).
 
     python benchmarks/lineage.py
     python benchmarks/lineage.py --depth 101 --image photo.jpg --rounds 5

@@ -3,7 +3,7 @@
 from resdet.config import DataConfig, DetConfig, ModelConfig, SolverConfig, TestConfig
 
 config = DetConfig(
-    weights="torchvision",
+    init_weights="torchvision",
     data=DataConfig(
         root="datasets/bccd",
         train="trainval",

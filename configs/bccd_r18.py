@@ -23,8 +23,10 @@ config = DetConfig(
         pooling="align",
         pool_size=4,  # conv5_x on 4×4 cells: a third of the head's work on 7×7
     ),
-    rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
-    roi=RoIConfig(batch=32, foreground_fraction=0.5, beta=1 / 9),  # in few steps a stronger box term helps
+    rpn=RPNConfig(cross_boundary=True, pre_nms_topk=1000, post_nms_topk=300),
+    roi=RoIConfig(
+        batch_size_per_image=32, foreground_fraction=0.5, beta=1 / 9
+    ),  # in few steps a stronger box term helps
     solver=SolverConfig(
         optimizer="adamw",
         lr=1e-3,
@@ -37,5 +39,5 @@ config = DetConfig(
         eval_every=125,
         save_every=50,
     ),
-    test=TestConfig(before_nms=1000, after_nms=150, batch_size=4),
+    test=TestConfig(pre_nms_topk=1000, post_nms_topk=150, batch_size=4),
 )

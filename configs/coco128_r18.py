@@ -28,8 +28,8 @@ config = DetConfig(
         pooling="align",
         pool_size=4,
     ),
-    rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
-    roi=RoIConfig(batch=32, foreground_fraction=0.5, beta=1 / 9),
+    rpn=RPNConfig(cross_boundary=True, pre_nms_topk=1000, post_nms_topk=300),
+    roi=RoIConfig(batch_size_per_image=32, foreground_fraction=0.5, beta=1 / 9),
     solver=SolverConfig(
         optimizer="adamw",
         lr=3e-4,
@@ -42,5 +42,5 @@ config = DetConfig(
         eval_every=700,
         save_every=100,
     ),
-    test=TestConfig(before_nms=1000, after_nms=200, batch_size=4, metric="ap50"),
+    test=TestConfig(pre_nms_topk=1000, post_nms_topk=200, batch_size=4, metric="ap50"),
 )

@@ -7,7 +7,7 @@ and head are trained jointly here. The anchors have a fourth scale, 64 (Faster R
 from resdet.config import COCO_CLASSES, DataConfig, DetConfig, ModelConfig, SolverConfig, TestConfig
 
 config = DetConfig(
-    weights="torchvision",
+    init_weights="torchvision",
     data=DataConfig(
         format="coco",
         root="datasets/coco",

@@ -1,9 +1,9 @@
-"""ResNet-50 on COCO: the smaller trunk, everything else as in coco_r101."""
+"""ResNet-50 on COCO: the smaller backbone, everything else as in coco_r101."""
 
 from resdet.config import COCO_CLASSES, DataConfig, DetConfig, ModelConfig, SolverConfig, TestConfig
 
 config = DetConfig(
-    weights="torchvision",
+    init_weights="torchvision",
     data=DataConfig(
         format="coco",
         root="datasets/coco",

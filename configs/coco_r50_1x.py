@@ -9,5 +9,5 @@ from resdet.config import COCO_CLASSES, detectron2_c4
 
 config = replace(
     detectron2_c4(50, COCO_CLASSES),
-    weights="R-50.pkl",
+    init_weights="R-50.pkl",
 )

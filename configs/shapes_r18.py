@@ -24,8 +24,8 @@ config = DetConfig(
         pooling="align",  # objects of a few cells: rounding their corners would lose too much
         pool_size=4,  # a third of the head's work on 7×7
     ),
-    rpn=RPNConfig(cross_boundary=True, before_nms=600, after_nms=200),
-    roi=RoIConfig(batch=32, foreground_fraction=0.5),
+    rpn=RPNConfig(cross_boundary=True, pre_nms_topk=600, post_nms_topk=200),
+    roi=RoIConfig(batch_size_per_image=32, foreground_fraction=0.5),
     solver=SolverConfig(
         optimizer="adamw",
         lr=1e-3,
@@ -38,5 +38,5 @@ config = DetConfig(
         eval_every=250,
         save_every=50,
     ),
-    test=TestConfig(before_nms=600, after_nms=100, batch_size=4),
+    test=TestConfig(pre_nms_topk=600, post_nms_topk=100, batch_size=4),
 )

@@ -3,7 +3,7 @@
 from resdet.config import DataConfig, DetConfig, SolverConfig
 
 config = DetConfig(
-    weights="torchvision",
+    init_weights="torchvision",
     data=DataConfig(
         train="2007_trainval+2012_trainval",
         source="VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and VOCtrainval_11-May-2012.tar from "

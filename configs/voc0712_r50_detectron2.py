@@ -7,4 +7,4 @@ from dataclasses import replace
 
 from resdet.config import VOC_CLASSES, detectron2_c4
 
-config = replace(detectron2_c4(50, VOC_CLASSES), weights="R-50.pkl")
+config = replace(detectron2_c4(50, VOC_CLASSES), init_weights="R-50.pkl")

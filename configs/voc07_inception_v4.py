@@ -3,13 +3,13 @@
 from resdet.config import DataConfig, DetConfig, ModelConfig
 
 config = DetConfig(
-    weights="timm",
+    init_weights="timm",
     data=DataConfig(
         source="VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from "
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/, unpacked in datasets/",
     ),
     model=ModelConfig(
-        trunk="timm",
+        backbone="timm",
         timm="inception_v4",
         freeze=("features_0", "features_1", "features_2"),
         pooling="align",

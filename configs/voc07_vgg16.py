@@ -6,14 +6,14 @@ Its fully connected layers are the head (Fast R-CNN §2.2); conv1_1 to conv2_2 a
 from resdet.config import DataConfig, DetConfig, ModelConfig
 
 config = DetConfig(
-    weights="torchvision",
+    init_weights="torchvision",
     data=DataConfig(
         source="VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from "
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/, unpacked in datasets/",
     ),
     model=ModelConfig(
-        trunk="vgg16",
+        backbone="vgg16",
         freeze=("conv1_1", "conv1_2", "conv2_1", "conv2_2"),
-        body="layers",
+        box_head="conv_fc",
     ),
 )

@@ -9,4 +9,4 @@ from pathlib import Path
 from resdet.config import load_config
 
 base = load_config(Path(__file__).with_name("voc07_vgg16.py"))
-config = replace(base, name="", model=replace(base.model, convs=(256, 256), maxout=(0.5, 1.0)))
+config = replace(base, name="", model=replace(base.model, conv_dims=(256, 256), maxout=(0.5, 1.0)))

@@ -10,5 +10,5 @@ config = DetConfig(
         source="VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from "
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/, unpacked in datasets/",
     ),
-    model=ModelConfig(trunk="zf", freeze=(), rpn_channels=256, pool_size=6, body="layers"),
+    model=ModelConfig(backbone="zf", freeze=(), rpn_channels=256, pool_size=6, box_head="conv_fc"),
 )

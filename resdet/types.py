@@ -1,6 +1,6 @@
 """The nouns that pass between the parts: named tuples of tensors.
 
-Letters: N images in a batch, G ground-truth boxes of an image, D detections of an image.
+Shapes: N images in a batch, G ground-truth boxes of an image, D detections of an image.
 Boxes are float32 ``x1, y1, x2, y2`` in pixels (see CONVENTIONS.md); labels are 0-based foreground classes.
 """
 

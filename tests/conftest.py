@@ -51,8 +51,8 @@ config = DetConfig(
         pool_size=4,
         conv5_stride=2,
     ),
-    rpn=RPNConfig(batch=32, cross_boundary=True, before_nms=100, after_nms=30),
-    roi=RoIConfig(batch=8),
+    rpn=RPNConfig(batch_size_per_image=32, cross_boundary=True, pre_nms_topk=100, post_nms_topk=30),
+    roi=RoIConfig(batch_size_per_image=8),
     solver=SolverConfig(
         lr=0.01,
         steps=6,
@@ -64,7 +64,7 @@ config = DetConfig(
         save_every=1,
         log_every=1,
     ),
-    test=TestConfig(before_nms=100, after_nms=10, min_score=0.0),
+    test=TestConfig(pre_nms_topk=100, post_nms_topk=10, min_score=0.0),
 )
 """
 

@@ -17,7 +17,7 @@ def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
     config = DetConfig()
     model = replace(config.model, depth=depth, style=style, pooling=pooling, pool_size=pool_size, norm=norm)
     model = replace(model, conv5_stride=conv5_stride, rpn_channels=32, anchor_scales=(16, 32, 64))
-    test = replace(config.test, before_nms=200, after_nms=40)
+    test = replace(config.test, pre_nms_topk=200, post_nms_topk=40)
     network = build_detector(replace(config, model=model, test=test), 3)
     for module in network.modules():
         if hasattr(module, "running_var"):

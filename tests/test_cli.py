@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
+import itertools
 import json
 import os
+import re
 import runpy
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import cv2
 import numpy as np
 import pytest
 
-from resdet.cli import (
-    COMMANDS,
-    alternate,
-    check_data,
-    convert_data,
-    convert_weights,
-    detect,
-    eval_cls,
-    eval_det,
-    new_recipe,
-    propose,
-    run,
-    study,
-)
+from resdet.cli import COMMANDS, load, read, usage
 from resdet.config import ClsConfig, DetConfig, load_config, to_dict
 from resdet.data.build import read_annotations
 from resdet.data.shapes import CLASSES
@@ -42,46 +34,32 @@ from resdet.evaluation.report import score
 from resdet.evaluation.voc import read_voc_results
 
 REPOSITORY = Path(__file__).parents[1]
-PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
-    "train_det.py": lambda arguments: run.parse(arguments, DetConfig, "train_det"),
-    "eval_det.py": eval_det.parse,
-    "detect.py": detect.parse,
-    "train_cls.py": lambda arguments: run.parse(arguments, ClsConfig, "train_cls"),
-    "eval_cls.py": eval_cls.parse,
-    "study.py": study.parse,
-    "alternate.py": alternate.parse,
-    "propose.py": propose.parse,
-    "new_recipe.py": new_recipe.parse,
-    "check_data.py": check_data.parse,
-    "convert_data.py": convert_data.parse,
-    "convert_weights.py": convert_weights.parse,
-}
 PLOTS = [
     *("precision_recall.png", "class_ap.png", "confusion.png", "errors.png", "proposal_recall.png"),
     "detections.png",
 ]
-DEMO = ("train_det.py", "eval_det.py", "detect.py")
+DEMO = ("train-det", "eval-det", "detect")
 # What makes the demo small enough for a test.
 SMALL = (
     *("--solver.steps", "2", "--solver.batch-size", "2", "--solver.eval-every", "0", "--solver.precision", "fp32"),
     *("--data.workers", "0", "--data.short-sides", "64", "--data.test-short-side", "64", "--device", "cpu"),
-    *("--roi.batch", "8", "--model.pool-size", "4", "--test.after-nms", "10"),
+    *("--roi.batch_size_per_image", "8", "--model.pool-size", "4", "--test.post-nms-topk", "10"),
 )
 
 
-def examples(tool: Path) -> list[str]:
-    """The command lines in the docstring of a tool."""
-    manual = ast.get_docstring(ast.parse(tool.read_text())) or ""
-    return [line.strip() for line in manual.splitlines() if line.startswith("    ") and " tools/" in line]
+def examples(command: str) -> list[str]:
+    """The command lines in the manual of a command."""
+    manual = inspect.cleandoc(load(command).__doc__ or "")
+    return [line.strip() for line in manual.splitlines() if line.startswith("    ") and "resdet " in line]
 
 
-EXAMPLES = [(tool.name, line) for tool in sorted((REPOSITORY / "tools").glob("*.py")) for line in examples(tool)]
+EXAMPLES = [(command, line) for command in COMMANDS for line in examples(command)]
 
 
-def arguments_of(line: str) -> list[str]:
-    """What a command line hands to its tool."""
+def arguments_of(command: str, line: str) -> list[str]:
+    """What a command line hands to its command."""
     words = shlex.split(line)
-    return words[1 + next(i for i, word in enumerate(words) if word.startswith("tools/")) :]
+    return words[1 + words.index(command) :]
 
 
 @pytest.fixture
@@ -98,20 +76,25 @@ def workplace(tmp_path: Path, shapes_root: Path, monkeypatch: pytest.MonkeyPatch
 # The examples
 
 
-@pytest.mark.parametrize("tool", sorted((REPOSITORY / "tools").glob("*.py")), ids=lambda tool: tool.name)
-def test_a_tool_has_examples(tool: Path) -> None:
-    assert tool.name in PARSERS, "name here what reads its arguments"
-    lines = examples(tool)
-    assert lines and all(f"tools/{tool.name}" in line for line in lines)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_has_examples_and_a_tool(command: str) -> None:
+    lines = examples(command)
+    assert lines and all(f"resdet {command}" in line for line in lines)
+    tool = REPOSITORY / "tools" / f"{command.replace('-', '_')}.py"
+    assert f'main(["{command}", *sys.argv[1:]])' in tool.read_text()
 
 
-@pytest.mark.parametrize(("tool", "line"), EXAMPLES)
-def test_an_example_is_understood(tool: str, line: str, workplace: Path) -> None:
+def test_every_tool_is_a_command() -> None:
+    assert {path.stem.replace("_", "-") for path in (REPOSITORY / "tools").glob("*.py")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "line"), EXAMPLES)
+def test_an_example_is_understood(command: str, line: str, workplace: Path) -> None:
     for name, kind in (("shapes_r18", DetConfig), ("cifar10_r20_quick", ClsConfig)):
         (workplace / "runs" / name).mkdir(parents=True)
         config = to_dict(load_config(f"configs/{name}.py", (), kind))
         (workplace / "runs" / name / "config.json").write_text(json.dumps(config))
-    assert PARSERS[tool](arguments_of(line))
+    assert read(command, arguments_of(command, line))
 
 
 def run_tool(words: Sequence[str], folder: str, output: str) -> None:
@@ -127,22 +110,23 @@ def test_the_examples_of_the_demo_run(
 ) -> None:
     """Train, evaluate, detect: the first example of each tool; the first of them exactly as a user starts it."""
     shutil.copy(workplace / "datasets/shapes/JPEGImages/val_00000.jpg", workplace / "photo.jpg")
-    lines = {tool: shlex.split(next(line for name, line in EXAMPLES if name == tool)) for tool in DEMO}
-    command = [sys.executable, *lines["train_det.py"][1:], *SMALL]
+    arguments = {name: arguments_of(name, examples(name)[0]) for name in DEMO}
+    tools = {name: f"tools/{name.replace('-', '_')}.py" for name in DEMO}
+    command = [sys.executable, tools["train-det"], *arguments["train-det"], *SMALL]
     done = subprocess.run(command, env=tools_environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    printed = {"train_det.py": done.stdout}
-    for tool, more in (("eval_det.py", SMALL), ("detect.py", ("--min-score", "0"))):
-        output = workplace / f"{tool}.txt"
-        words = ([*lines[tool][1:], *more], str(workplace), str(output))
+    printed = {"train-det": done.stdout}
+    for name, more in (("eval-det", SMALL), ("detect", ("--min-score", "0"))):
+        output = workplace / f"{name}.txt"
+        words = ([tools[name], *arguments[name], *more], str(workplace), str(output))
         process = forkserver.Process(target=run_tool, args=words)
         process.start()
         process.join(200)
-        printed[tool] = output.read_text()
-        assert process.exitcode == 0, printed[tool]
-    assert "train: 6 images" in printed["train_det.py"] and "step 2/2" in printed["train_det.py"]
-    assert all(name in printed["eval_det.py"] for name in CLASSES)
-    assert "photo.jpg: " in printed["detect.py"]
+        printed[name] = output.read_text()
+        assert process.exitcode == 0, printed[name]
+    assert "train: 6 images" in printed["train-det"] and "step 2/2" in printed["train-det"]
+    assert all(name in printed["eval-det"] for name in CLASSES)
+    assert "photo.jpg: " in printed["detect"]
     run = workplace / "runs/shapes_r18"
     written = {path.name for path in run.iterdir()}
     assert written == {
@@ -159,19 +143,104 @@ def test_the_examples_of_the_demo_run(
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
 def test_help_lists_the_commands(arguments: Sequence[str], cli: Callable[..., Any]) -> None:
     status, out, err = cli(*arguments)
-    assert (status, err) == (0, "")
-    for name, command in COMMANDS.items():
-        assert f"resdet {name} {command.__doc__}" in out
+    assert (status, err) == (0, "") and out == usage() + "\n"
+    for name in COMMANDS:
+        assert f"  {name} " in out and (load(name).__doc__ or "").splitlines()[0] in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_the_help_of_a_command_is_complete(
+    command: str, flag: str, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an empty folder: usage, the whole manual, every argument and every setting, each in a sentence."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cli(command, flag)
+    assert (status, err) == (0, "") and out.startswith(f"usage: resdet {command} ")
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
+    assert " ".join((load(command).__doc__ or "").split()) in shown
+    for name, sentence in documented(load(command).Arguments):
+        flag = f"--{name.replace('_', '-')}"
+        assert re.search(rf"{flag}[ ,].{{1,200}}{re.escape(sentence)}|[A-Z] {re.escape(sentence)}", shown), name
+
+
+def documented(kind: type) -> Iterator[tuple[str, str]]:
+    """Name and docstring of each field of a dataclass of arguments or settings, those of its sections included."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if field.name == "config":
+            config = hint if isinstance(hint, type) else DetConfig
+            yield from documented(config)
+        elif dataclasses.is_dataclass(hint):
+            yield from ((f"{field.name}.{name}", sentence) for name, sentence in documented(hint))  # type: ignore
+        elif field.name != "given":
+            yield field.name, sentence_of(kind, field.name)
+
+
+def sentence_of(kind: type, name: str) -> str:
+    """The string below a field, in the class or in the one that it inherits the field from."""
+    for cls in kind.__mro__:
+        (body,) = (
+            node
+            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls))))
+            if isinstance(node, ast.ClassDef)
+        )
+        for statement, following in itertools.pairwise(body.body):
+            if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == name:
+                assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                return " ".join(str(following.value.value).split())
+    raise AssertionError(f"{kind.__name__}.{name} has no docstring")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_written_in_sentences(command: str) -> None:
+    for name, sentence in documented(load(command).Arguments):
+        assert re.match(r"[A-Z]", sentence) and sentence.endswith("."), (name, sentence)
+        assert not re.match(r"(Of|The same)\b", sentence), (name, sentence)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("train-det", "shapes_r18", "--help")])
+def test_help_does_not_wait_for_torch(arguments: Sequence[str], tools_environment: dict[str, str]) -> None:
+    script = "import sys; from resdet.cli import main\ntry: main(sys.argv[1:])\nfinally: print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=tools_environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and not {"'torch'", "'albumentations'", "'cv2'"} & set(
+        done.stdout.splitlines()[-1].strip("[]").split(", ")
+    ), done.stdout[-300:]
+
+
+@pytest.mark.parametrize("statement", ["import resdet", "import resdet; resdet.load_config('voc07_r101')"])
+def test_a_recipe_needs_no_torch(statement: str, tools_environment: dict[str, str]) -> None:
+    script = f"{statement}; import sys; assert not {{'torch', 'albumentations', 'cv2'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], env=tools_environment, check=True, timeout=60)
+
+
+def test_the_recipe_may_stand_anywhere_on_the_command_line(recipe: Path, finished: Path) -> None:
+    words = ["--weights", str(finished), "--solver.lr", "0.5"]
+    for place in range(0, 5, 2):
+        arguments = read("eval-det", [*words[:place], str(recipe), *words[place:]])
+        assert arguments.config.solver.lr == 0.5 and arguments.config.model.depth == 18
+        assert arguments.config.name == "tiny" and arguments.weights == str(finished)
+
+
+def test_resume_takes_no_recipe(recipe: Path, finished: Path, complains: Callable[..., None]) -> None:
+    complains(["train-det", recipe, "--resume", finished], finished, "leave out the recipe")
 
 
 def test_an_unknown_command_is_answered_with_the_list(cli: Callable[..., Any]) -> None:
     status, out, _ = cli("trian-det")
-    assert status == 2 and "resdet train-det" in out
+    assert status == 2 and "  train-det " in out
 
 
 def test_a_setting_has_its_docstring_for_help(recipe: Path, cli: Callable[..., Any]) -> None:
     status, out, _ = cli("train-det", recipe, "--help")
-    assert status == 0 and "--solver.lr" in out and "learning rate after the warm-up" in " ".join(out.split())
+    assert status == 0 and "--solver.lr" in out and "Learning rate after warm-up" in " ".join(out.split())
 
 
 def test_a_misspelt_setting_is_answered_with_the_right_one(recipe: Path, cli: Callable[..., Any]) -> None:
@@ -228,7 +297,7 @@ def test_a_resume_with_another_network(
     change: Sequence[object], name: str, finished: Path, complains: Callable[..., None]
 ) -> None:
     before = (finished / "config.json").read_text()
-    complains(["train-det", "--resume", finished, "--solver.steps", 7, *change], name, f"--weights {finished}")
+    complains(["train-det", "--resume", finished, "--solver.steps", 7, *change], name, f"--init-weights {finished}")
     assert (finished / "config.json").read_text() == before
 
 

@@ -57,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cifar(tmp_path: Path, root: Path) -> Path:
     """A recipe for a CIFAR network of 8 layers."""
-    model = "family='cifar', depth=8, shortcut='A', pixels='pixel'"
+    model = "family='cifar', depth=8, shortcut='A', pixel_mean='pixel'"
     path = tmp_path / "colors.py"
     path.write_text(RECIPE.format(runs=str(tmp_path / "runs"), data=CIFAR.format(root=str(root)), model=model))
     return path
@@ -180,7 +180,7 @@ def test_a_folder_trains_an_imagenet_network_that_a_detector_takes_over(
         assert (status, err) == (0, "") and "validation: 12 images" in out
 
     changes = ("--model.norm", "frozen", "--model.freeze", "conv1", "--solver.steps", 1)
-    status, out, err = cli("train-det", recipe, "--weights", run, *changes)
+    status, out, err = cli("train-det", recipe, "--init-weights", run, *changes)
     assert (status, err) == (0, "") and f"backbone and conv5_x from {run}" in out
     detector = load_model(recipe.parent / "runs/tiny").weights
     for name in ("running_mean", "running_var"):
@@ -202,7 +202,7 @@ def test_networks_and_data_that_do_not_fit(
 ) -> None:
     assert cli("train-cls", cifar, "--solver.steps", 1)[0] == 0
     run = cifar.parent / "runs/colors"
-    complains(["train-det", recipe, "--weights", run], run, "model.family cifar", "imagenet")
+    complains(["train-det", recipe, "--init-weights", run], run, "model.family cifar", "imagenet")
     complains(["eval-det", recipe, "--weights", run], run, "is a classifier")
     complains(["eval-cls", cifar, "--weights", finished], finished, "is a detector")
     complains(["eval-cls", cifar, "--weights", run, "--test.views", "dense"], "test.views dense", "folder")

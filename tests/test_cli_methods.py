@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from resdet import Detector
-from resdet.cli.study import parse
+from resdet.cli import read
+from resdet.cli.study import configs
 from resdet.config import DetConfig, load_config, with_settings
 from resdet.data.build import read_annotations
 from resdet.data.proposals import read_proposals
 from resdet.experiments import study
 from resdet.experiments.propose import edge_boxes
+from resdet.experiments.runs import run_folder
 from resdet.experiments.studies import STUDIES, Row, Study
 from resdet.models.weights.resdet import load_model, save_model
 
@@ -143,8 +145,8 @@ def test_alternating_training_shares_its_backbone(recipe: Path, cli: Callable[..
         same(third, fourth, "backbone.") and same(third, fourth, "rpn.") and not same(third, fourth, "roi_heads.")
     )
     own = load_config(recipe)
-    given = proposals_of(folder / "1_rpn.npz", recipe, "val", own.test.after_nms)
-    assert [len(boxes) for boxes in given] == [own.test.after_nms] * 4
+    given = proposals_of(folder / "1_rpn.npz", recipe, "val", own.test.post_nms_topk)
+    assert [len(boxes) for boxes in given] == [own.test.post_nms_topk] * 4
     before = (folder / "1_rpn/metrics.jsonl").read_text()
     shutil.rmtree(folder / "4_head")
     assert cli(*arguments)[::2] == (0, ""), "it goes on where it stopped"
@@ -170,7 +172,7 @@ def test_test_time_methods_are_switches_of_eval_det(
         "scales": ("--test.scales", "48", "64", "96"),
         "one_scale": ("--test.scales", "80"),
         "flip": ("--test.flip",),
-        "soft": ("--test.soft-nms", "0.5"),
+        "soft": ("--test.soft-nms-sigma", "0.5"),
         "ensemble": ("--test.ensemble", str(finished)),
     }
     switches["all"] = tuple(word for name, words in switches.items() if name != "one_scale" for word in words)
@@ -260,8 +262,9 @@ def test_the_recipes_of_a_study_know_their_settings(
 ) -> None:
     """In every directory; rows that share a run train it alike."""
     monkeypatch.chdir(tmp_path)
-    study, recipes, folder = parse([name, "--solver.steps", "7"])
-    assert folder == Path("runs") / name and set(recipes) == set(study.recipes)
+    arguments = read("study", [name, "--solver.steps", "7"])
+    study, recipes = arguments.to_run(), configs(arguments)
+    assert run_folder(arguments.config) == Path("runs") / name and set(recipes) == set(study.recipes)
     for row in study.rows.values():
         config = with_settings(recipes[row.recipe], {**row.train, **row.test})
         assert type(config) is study.kind and config.solver.steps == 7
@@ -274,11 +277,11 @@ def test_a_row_s_own_settings_go_before_the_user_s(
     """And all of them are checked before anything is trained."""
     trained: list[DetConfig] = []
     monkeypatch.setattr(study, "compare_detectors", lambda _, configs, folder: trained.extend(configs.values()))
-    config = load_config(recipe, ["--roi.batch", "4", "--solver.steps", "7"])
-    rows = {"one": Row("it", {"roi.batch": 16}), "two": Row("it")}
+    config = load_config(recipe, ["--roi.batch_size_per_image", "4", "--solver.steps", "7"])
+    rows = {"one": Row("it", {"roi.batch_size_per_image": 16}), "two": Row("it")}
     study.run_study(Study(DetConfig, rows), {"it": config}, tmp_path)
-    assert [(own.roi.batch, own.solver.steps) for own in trained] == [(16, 7), (4, 7)]
+    assert [(own.roi.batch_size_per_image, own.solver.steps) for own in trained] == [(16, 7), (4, 7)]
     for wrong in (Row("it", {"roi.bacth": 16}), Row("it", test={"roi.bacth": 16})):
-        with refuses("roi.bacth", "roi.batch"):
+        with refuses("roi.bacth", "roi.batch_size_per_image"):
             study.run_study(Study(DetConfig, {**rows, "three": wrong}), {"it": config}, tmp_path)
     assert len(trained) == 2

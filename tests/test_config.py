@@ -60,8 +60,8 @@ def test_every_recipe_loads_and_survives_json(path: Path) -> None:
     assert from_dict(kind, json.loads(json.dumps(to_dict(config)))) == config
     assert config.solver.batch_size % config.solver.accumulate == 0
     if isinstance(config, DetConfig):
-        needs = config.model.norm == "frozen" and config.model.trunk not in NORMLESS
-        assert not needs or config.weights, "frozen statistics must come from somewhere"
+        needs = config.model.norm == "frozen" and config.model.backbone not in NORMLESS
+        assert not needs or config.init_weights, "frozen statistics must come from somewhere"
         assert len(set(config.data.classes)) == len(config.data.classes)
 
 
@@ -209,7 +209,7 @@ def test_an_installed_package_brings_its_recipes(tmp_path: Path, monkeypatch: py
         ("", ["`config = DetConfig(...)`"]),
         ("config = DataConfig()", ["`config = DetConfig(...)`"]),
         ("config = DetConfig", ["`config = DetConfig(...)`"]),
-        ("config = DetConfig(wieghts='a')", ["DetConfig has no setting 'wieghts'", "'weights'?"]),
+        ("config = DetConfig(init_wieghts='a')", ["DetConfig has no setting 'init_wieghts'", "'init_weights'?"]),
         ("config = DetConfig(data=DataConfig(rooot='a'))", ["DataConfig has no setting 'rooot'", "'root'?"]),
         ("config = DetConfig(xyzzy=1)", ["DetConfig has no setting 'xyzzy'"]),
         ("config = DetConfig(seed='1')", ["sets seed to '1'", "must be int"]),
@@ -309,7 +309,7 @@ def test_weights_with_damaged_settings(
     changed: dict[str, str], words: list[str], tmp_path: Path, refuses: Callable[..., object]
 ) -> None:
     path = tmp_path / "model.safetensors"
-    metadata = {"format": "resdet-detector-3", "classes": "[]", "config": "{}", "step": "1"}
+    metadata = {"format": "resdet-detector-4", "classes": "[]", "config": "{}", "step": "1"}
     save_file({"a": torch.zeros(1)}, path, metadata)
     assert load_model(path).config == DetConfig()
     save_file({"a": torch.zeros(1)}, path, metadata | changed)

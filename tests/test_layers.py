@@ -43,7 +43,7 @@ def test_no_part_imports_one_above_it(part: str) -> None:
 
 def test_every_part_has_its_layer() -> None:
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert parts - {"__init__"} == set(LEVELS)
+    assert parts - {"__init__", "__main__"} == set(LEVELS)
 
 
 def test_only_the_command_line_reads_its_arguments_or_prints() -> None:

@@ -64,7 +64,7 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         background_iou=(0.0, 0.3),
         box_coder=BoxCoder(STDS),
     )
-    rule_of_proposals = partial(propose, before_nms=30, after_nms=20, nms_iou=0.7, min_size=2.0)
+    rule_of_proposals = partial(propose, pre_nms_topk=30, post_nms_topk=20, nms_iou=0.7, min_size=2.0)
     return {
         "area": (boxes.area, (some,)),
         "iou": (boxes.iou, (some, others)),
@@ -77,7 +77,7 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         "predict": (partial(predict, box_coder=BoxCoder(STDS)), (logits, deltas, [some], sizes)),
         "select": (partial(select, **SELECT), (predictions,)),
         "select and vote": (partial(select, **SELECT, vote_iou=0.5), (predictions,)),
-        "soft-NMS and vote": (partial(select, **SELECT, vote_iou=0.5, soft_nms=0.5), (predictions,)),
+        "soft-NMS and vote": (partial(select, **SELECT, vote_iou=0.5, soft_nms_sigma=0.5), (predictions,)),
         "vote": (vote, (found[:40], labels[:40], found, scores, labels, 0.5)),
         "soften": (soften, (found, scores, labels, 0.5, 0.01, 60)),
         "propose": (rule_of_proposals, (logits[None, :, 0], deltas[None, :, 0], some, sizes)),

@@ -125,7 +125,7 @@ def test_a_tuple_that_must_hold_something() -> None:
         (DetConfig, ["--data.short-sides"], ["data.short_sides is ()", "must hold at least 1 value"]),
         (DetConfig, ["--data.short-sides", "600", "0"], ["data.short_sides is (600, 0)", "each value"]),
         (DetConfig, ["--model.anchor-scales"], ["model.anchor_scales"]),
-        (DetConfig, ["--test.soft-nms", "1e-9"], ["test.soft_nms is 1e-09", "0, or at least 0.001"]),
+        (DetConfig, ["--test.soft-nms-sigma", "1e-9"], ["test.soft_nms_sigma is 1e-09", "0, or at least 0.001"]),
         (DetConfig, ["--rpn.background-iou", "0.8"], ["rpn.background_iou 0.8", "rpn.foreground_iou 0.7"]),
         (DetConfig, ["--roi.background-iou", "0.5", "0.1"], ["roi.background_iou 0.5 0.1"]),
         (DetConfig, ["--roi.foreground-iou", "0.4"], ["roi.background_iou ends at 0.5", "roi.foreground_iou 0.4"]),
@@ -265,5 +265,5 @@ def test_a_classifier_at_the_high_ends(classifier: Path, cli: Callable[..., Any]
 
 def test_a_cifar_network_at_the_low_ends(classifier: Path, cli: Callable[..., Any]) -> None:
     low = at_the_ends(ClsConfig, "low", "data model loss solver test", ["solver.steps"])
-    status, _, err = cli("train-cls", classifier, *low, "--model.family", "cifar", "--model.pixels", "pixel")
+    status, _, err = cli("train-cls", classifier, *low, "--model.family", "cifar", "--model.pixel_mean", "pixel")
     assert (status, err) == (0, "")

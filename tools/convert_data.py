@@ -1,11 +1,4 @@
-"""Write a data set in another format: VOC's, COCO's or YOLO's.
-
-    python tools/convert_data.py datasets/bccd datasets/bccd_coco --to coco
-    python tools/convert_data.py datasets/coco128 datasets/coco128_yolo --to yolo --link
-
-Images are copied, or linked to. What the new format cannot hold (COCO's mask areas and numbers, YOLO's lack of
-difficult objects) is said; segmentations, keypoints and captions are not read at all.
-"""
+"""``python tools/convert_data.py …`` is ``resdet convert-data …``; ``--help`` prints its manual."""
 
 import sys
 

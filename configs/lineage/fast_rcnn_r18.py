@@ -15,7 +15,7 @@ config = replace(
     name="",
     data=replace(base.data, proposals=("runs/bccd_selective_search.npz",)),
     model=replace(base.model, proposals="given"),
-    rpn=replace(base.rpn, after_nms=2000),
+    rpn=replace(base.rpn, post_nms_topk=2000),
     roi=replace(base.roi, background_iou=(0.1, 0.5)),
-    test=replace(base.test, after_nms=2000),
+    test=replace(base.test, post_nms_topk=2000),
 )

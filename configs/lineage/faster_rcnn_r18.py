@@ -13,6 +13,6 @@ base = load_config(Path(__file__).parents[1] / "bccd_r18.py")
 config = replace(
     base,
     name="",
-    weights="runs/cifar10_r18_64",
+    init_weights="runs/cifar10_r18_64",
     model=replace(base.model, norm="frozen", pooling="pool"),
 )

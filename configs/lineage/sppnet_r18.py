@@ -17,7 +17,7 @@ config = replace(
         freeze=("conv1", "conv2_x", "conv3_x", "conv4_x"),
         pooling="pyramid",
         pyramid=(6, 3, 2, 1),
-        body="layers",
-        fcs=(1024, 1024),
+        box_head="conv_fc",
+        fc_dims=(1024, 1024),
     ),
 )

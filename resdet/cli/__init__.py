@@ -1,61 +1,31 @@
-"""The `resdet` command; each script in tools/ is a door to one of its subcommands."""
+"""The `resdet` command: one table of subcommands, each a module of this package.
+
+A module's docstring is the manual that ``--help`` prints, its class `Arguments` what it reads from the command
+line, and its function `main` what it does with them. Modules import what they run in `main`, so that help is
+immediate.
+"""
 
 from __future__ import annotations
 
+import ast
 import errno
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 
-from resdet.cli import (
-    alternate,
-    check_data,
-    convert_data,
-    convert_weights,
-    detect,
-    eval_cls,
-    eval_det,
-    new_recipe,
-    propose,
-    study,
-    train_cls,
-    train_det,
-)
-from resdet.engine import runtime as runtimes
+from resdet.cli.arguments import HELP, parse
 from resdet.errors import UserError
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train-det": train_det.main,
-    "eval-det": eval_det.main,
-    "detect": detect.main,
-    "alternate": alternate.main,
-    "propose": propose.main,
-    "train-cls": train_cls.main,
-    "eval-cls": eval_cls.main,
-    "study": study.main,
-    "new-recipe": new_recipe.main,
-    "check-data": check_data.main,
-    "convert-data": convert_data.main,
-    "convert-weights": convert_weights.main,
-}
+COMMANDS = (
+    *("train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
+    *("new-recipe", "check-data", "convert-data", "convert-weights"),
+)
 ON_MAIN_ONLY = ("detect", "new-recipe", "check-data", "convert-data", "convert-weights")
-"""work that processes cannot share"""
-
-
-class Printer(logging.Handler):
-    """A log that goes to standard output, without anything before the messages."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a message."""
-        print(record.getMessage())
-
-
-def report_progress(shown: bool) -> None:
-    """Print what experiments report from now on if it is to be `shown`: on the main process."""
-    logger = logging.getLogger("resdet.experiments")
-    logger.handlers, logger.propagate = [Printer()], False
-    logger.setLevel(logging.INFO if shown else logging.WARNING)
+"""Commands whose work processes cannot share."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,24 +33,71 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     if not arguments or arguments[0] not in COMMANDS:
-        print("usage: resdet COMMAND …, where COMMAND is one of:")
-        for name, command in COMMANDS.items():
-            print(f"  resdet {name} {command.__doc__}")
-        sys.exit(0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2)
+        print(usage())
+        sys.exit(0 if not arguments or arguments[0] in HELP else 2)
     try:
-        with runtimes.process_group():
-            report_progress(runtimes.is_main())
-            if runtimes.is_main() or arguments[0] not in ON_MAIN_ONLY:
-                COMMANDS[arguments[0]](arguments[1:])
+        run(arguments[0], arguments[1:])
     except UserError as error:
         rank = os.environ.get("RANK")
-        print(f"error: {error}" if rank is None else f"error (process {rank}): {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_report(f"{error}" if rank is None else f"(process {rank}) {error}"))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: the disk is full ({error.filename}): make room, then go on with --resume.", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_report(f"The disk is full ({error.filename}): free some space, then continue with --resume."))
     except KeyboardInterrupt:
-        print("Stopped. A training goes on from its last checkpoint with --resume RUN.", file=sys.stderr)
+        print("Stopped. To continue a training run from its last checkpoint, pass --resume RUN.", file=sys.stderr)
         sys.exit(130)
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Run the command `name`, on the processes that can share its work. Raises UserError."""
+    if any(argument in HELP for argument in arguments):
+        read(name, arguments)  # prints help and exits
+    from resdet.engine import runtime as runtimes  # imports torch
+
+    with runtimes.process_group():
+        _log_progress(runtimes.is_main())
+        if runtimes.is_main() or name not in ON_MAIN_ONLY:
+            load(name).main(read(name, arguments))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"resdet.cli.{name.replace('-', '_')}")
+
+
+def read(name: str, arguments: Sequence[str]) -> object:
+    """The `Arguments` of a command; prints help, or what is wrong with them, and exits. Raises UserError."""
+    module = load(name)
+    return parse(module.Arguments, arguments, f"resdet {name}", module.__doc__ or "")
+
+
+def usage() -> str:
+    """The commands, each with the first line of its manual, which is read without importing anything."""
+    lines = ["usage: resdet COMMAND [ARGUMENTS], where COMMAND is one of:", ""]
+    for name in COMMANDS:
+        source = Path(__file__).with_name(f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+        manual = ast.get_docstring(ast.parse(source)) or ""
+        lines.append(f"  {name:16} {manual.splitlines()[0]}")
+    return "\n".join([*lines, "", "resdet COMMAND --help explains a command and lists its arguments."])
+
+
+class _Printer(logging.Handler):
+    """A log that goes to standard output, without anything before the messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        print(record.getMessage())
+
+
+def _log_progress(shown: bool) -> None:
+    """Print what experiments log from now on if it is to be `shown`: on the main process."""
+    logger = logging.getLogger("resdet.experiments")
+    logger.handlers, logger.propagate = [_Printer()], False
+    logger.setLevel(logging.INFO if shown else logging.WARNING)
+
+
+def _report(message: str) -> int:
+    """Print an error → the exit status."""
+    print(f"error: {message}", file=sys.stderr)
+    return 1

@@ -1,44 +1,31 @@
-"""Look at a data set before training on it: what is broken, doubled or odd, and whether the recipe suits it."""
+"""Check a data set before training on it.
+
+    resdet check-data bccd_r18
+    resdet check-data voc07_r101 --data.format coco --data.root DIR --data.train train
+
+Opens every image and reads every annotation of a recipe. Finds unreadable images, images of another size than
+stated, missing and duplicate images, images in both splits (also as a copy of another size or compression), boxes
+outside the image or without area, and class names that look misspelled; counts classes and sizes, and how many
+objects the recipe's anchors reach. Prints a summary, and writes into runs/NAME/data: report.json, histograms.png,
+and worst.png with images to look at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from resdet.config import DetConfig, load_config
-from resdet.data.check import Finding, summary
-from resdet.errors import UserError
-from resdet.experiments.check_data import check_data
-
-SHOWN = 3  # sentences of a kind
+from resdet.cli.arguments import DetArguments
 
 
-def main(arguments: Sequence[str]) -> None:
-    """RECIPE [--setting VALUE …]: look for what is wrong with a data set"""
-    found = check_data(parse(arguments))
-    report(found.findings, found.figures)
-    print(f"All of it, and pictures, are in {found.folder}.")
+@dataclass(frozen=True, kw_only=True)
+class Arguments(DetArguments):
+    """The recipe whose data are checked."""
 
 
-def parse(arguments: Sequence[str]) -> DetConfig:
-    """The recipe whose data are to be looked at."""
-    if not arguments or arguments[0].startswith("-"):
-        raise UserError("Name a recipe first, as in `check_data configs/bccd_r18.py --data.root DIR`.")
-    return load_config(arguments[0], arguments[1:])
+def main(arguments: Arguments) -> None:
+    """Check, and print a summary."""
+    from resdet.experiments.check_data import check_data, summarize
 
-
-def report(findings: Sequence[Finding], figures: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a summary."""
-    for split, figure in figures.items():
-        sizes = ", ".join(f"{count} from {edge}" for edge, count in figure["sizes"].items() if count)
-        classes = sorted(figure["classes"].items(), key=lambda item: -item[1])
-        more = f" and {len(classes) - 8} more" if len(classes) > 8 else ""
-        print(f"{split}:")
-        print(f"  classes: {', '.join(f'{name} {count}' for name, count in classes[:8])}{more}")
-        print(f"  sizes in pixels of the resized image (square root of the area): {sizes}")
-        print(
-            "  anchors reach "
-            + ", ".join(f"IoU {iou} with {100 * part:.1f} %" for iou, part in figure["anchor_iou"].items())
-            + " of the objects"
-        )
-    print(summary(findings, SHOWN))
+    found = check_data(arguments.config)
+    print(summarize(found))
+    print(f"The full report, with pictures, is in {found.folder}.")

@@ -1,45 +1,62 @@
-"""Evaluate a detector, or the detections that it left, on the validation data of a recipe."""
+"""Evaluate a detector, or saved detections, on the validation data of a recipe.
+
+    resdet eval-det shapes_r18 --weights runs/shapes_r18
+    resdet eval-det shapes_r18 --weights runs/shapes_r18 --test.post-nms-topk 100
+    resdet eval-det shapes_r18 --detections runs/shapes_r18/eval/coco_results.json
+
+Prints VOC's and COCO's AP of each class, COCO's 12 numbers, how much AP fixing each kind of error would gain, and
+the average recall of the proposals. Writes into runs/NAME/eval:
+
+- metrics.json: all of these and the confusion matrix (rows are annotated classes, columns detected ones with a
+  score of at least 0.25, background last);
+- the detections as COCO's results JSON and, in voc/, as VOC's text files. Either can be scored again with
+  --detections, without a model, into runs/NAME/eval_saved;
+- precision_recall.png, class_ap.png, confusion.png, errors.png, proposal_recall.png, and detections.png
+  (annotations and detections side by side)."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from resdet.config import DetConfig, load_config
-from resdet.data.build import describe
-from resdet.engine.runtime import is_main
+from resdet.cli.arguments import DetArguments
 from resdet.errors import UserError
-from resdet.evaluation.report import analysis_table, class_table, coco_table
-from resdet.experiments.evaluate import Evaluation, evaluate, evaluate_saved
 
 
-def main(arguments: Sequence[str]) -> None:
-    """RECIPE --weights RUN|FILE or --detections FILE|FOLDER [--setting VALUE …]: score on the validation data"""
-    config, saved = parse(arguments)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(DetArguments):
+    """What to evaluate."""
+
+    weights: str = ""
+    """Run folder or weights file of the detector to evaluate."""
+    detections: Path | None = None
+    """Saved detections to evaluate instead of a detector: COCO's results JSON, or a folder of VOC's text files."""
+
+    def check(self) -> None:
+        """Raise UserError unless there is one thing to evaluate."""
+        super().check()
+        if bool(self.weights) == (self.detections is not None):
+            raise UserError(
+                f"Pass what to evaluate: either --weights with a run folder, such as runs/{self.config.name}, or "
+                "--detections with saved detections."
+            )
+
+
+def main(arguments: Arguments) -> None:
+    """Evaluate, and print the tables."""
+    from resdet.data.build import describe
+    from resdet.engine.runtime import is_main
+    from resdet.evaluation.report import analysis_table, class_table, coco_table
+    from resdet.experiments.evaluate import evaluate, evaluate_saved
+
     found = None
-    if saved is None:
-        found = evaluate(config)
+    if arguments.detections is None:
+        found = evaluate(arguments.config, arguments.weights)
     elif is_main():
-        found = evaluate_saved(config, saved)
+        found = evaluate_saved(arguments.config, arguments.detections)
     if found:
-        print_tables(found, config.data.val)
-
-
-def parse(arguments: Sequence[str]) -> tuple[DetConfig, Path | None]:
-    """The config, and the saved detections that are to be scored in place of a model."""
-    if not arguments or arguments[0].startswith("-"):
-        raise UserError("Name a recipe first, as in: eval_det configs/shapes_r18.py --weights runs/shapes_r18")
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # --help is the recipe's
-    parser.add_argument("--detections", type=Path)
-    options, settings = parser.parse_known_args(arguments[1:])
-    return load_config(arguments[0], settings), options.detections
-
-
-def print_tables(found: Evaluation, splits: str) -> None:
-    """Print figures and analysis, and where the report is."""
-    print(describe(found.annotations, splits))
-    print(class_table(found.scores, found.annotations.classes))
-    print(coco_table(found.scores.coco.stats))
-    print(analysis_table(found.analysis))
-    print(f"Figures, plots, pictures and results files are in {found.folder}.")
+        print(describe(found.annotations, arguments.config.data.val))
+        print(class_table(found.scores, found.annotations.classes))
+        print(coco_table(found.scores.coco.stats))
+        print(analysis_table(found.analysis))
+        print(f"Metrics, plots, pictures and results files are in {found.folder}.")

@@ -1,29 +1,47 @@
-"""Make region proposals for the images of a recipe."""
+"""Make region proposals for the training and validation images of a recipe.
+
+    resdet propose bccd_r18 --method selective-search --output runs/bccd_selective_search.npz
+    resdet propose bccd_r18 --method edge-boxes --edges model.yml.gz --output runs/edges.npz
+    resdet propose bccd_r18 --method rpn --weights runs/bccd_r18 --output runs/rpn.npz
+
+Selective search needs the extra `proposals`; EdgeBoxes needs OpenCV's extra modules and its structured-edge
+model. To train a detector on the proposals, pass --model.proposals given --data.proposals FILE.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from resdet.config import DetConfig, load_config
-from resdet.experiments.propose import MOST, Method, propose
-
-
-def main(arguments: Sequence[str]) -> None:
-    """RECIPE --method METHOD --output FILE [--weights RUN|FILE] [--most N]: make region proposals for its images"""
-    options, config = parse(arguments)
-    propose(config, options.method, options.output, options.most, options.edges)
+from resdet.cli.arguments import DetArguments
+from resdet.config import ProposalMethod
 
 
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, DetConfig]:
-    """The options of the command, and the recipe whose images are meant."""
-    parser = argparse.ArgumentParser(prog="propose")
-    parser.add_argument("recipe", type=Path, metavar="RECIPE")
-    parser.add_argument("--method", choices=get_args(Method), required=True)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .npz file to write")
-    parser.add_argument("--most", type=int, default=MOST, metavar="N", help="proposals kept for an image")
-    parser.add_argument("--edges", metavar="FILE", help="edge-boxes: the model of OpenCV's structured edges")
-    options, settings = parser.parse_known_args(arguments)
-    return options, load_config(options.recipe, settings)
+@dataclass(frozen=True, kw_only=True)
+class Arguments(DetArguments):
+    """How to find proposals."""
+
+    method: ProposalMethod
+    """Method that finds the proposals."""
+    output: Path
+    """Proposals file to write, a .npz file."""
+    most: int = 2000
+    """Maximum number of proposals per image."""
+    weights: str = ""
+    """For the method rpn: run folder or weights file of the detector whose RPN proposes."""
+    edges: str = ""
+    """For the method edge-boxes: file of OpenCV's structured-edge model."""
+
+
+def main(arguments: Arguments) -> None:
+    """Make the proposals, and write them."""
+    from resdet.experiments.propose import propose
+
+    propose(
+        arguments.config,
+        arguments.method,
+        arguments.output,
+        most=arguments.most,
+        weights=arguments.weights,
+        edges=arguments.edges,
+    )

@@ -1,4 +1,4 @@
-"""Every setting of a training, with its default, unit and source.
+"""Every setting of a training run, with its default, unit and source.
 
 A recipe in configs/ is a Python file with ``config = DetConfig(...)`` or ``config = ClsConfig(...)`` that names
 what differs from the defaults.
@@ -17,8 +17,10 @@ from resdet.config.detection import (
     COCO_CLASSES,
     VOC_CLASSES,
     DataConfig,
+    DataFormat,
     DetConfig,
     ModelConfig,
+    ProposalMethod,
     RoIConfig,
     RPNConfig,
     TestConfig,
@@ -26,7 +28,7 @@ from resdet.config.detection import (
 from resdet.config.detectron2 import detectron2_c4
 from resdet.config.files import from_dict, load_config, override, to_dict, with_settings
 from resdet.config.recipes import find_recipe, recipe_names
-from resdet.config.solver import SolverConfig
+from resdet.config.solver import Precision, SolverConfig
 
 __all__ = [
     "COCO_CLASSES",
@@ -37,8 +39,11 @@ __all__ = [
     "ClsModelConfig",
     "ClsTestConfig",
     "DataConfig",
+    "DataFormat",
     "DetConfig",
     "ModelConfig",
+    "Precision",
+    "ProposalMethod",
     "RPNConfig",
     "RoIConfig",
     "SolverConfig",

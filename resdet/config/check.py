@@ -95,7 +95,7 @@ def _of_detector(config: DetConfig) -> Iterator[str]:
             "cannot be both."
         )
     pooled = -(-model.pool_size // model.conv5_stride)
-    if model.norm == "sync_batch" and model.body == "conv5" and model.pooling != "warp" and pooled == 1:
+    if model.norm == "sync_batch" and model.box_head == "conv5" and model.pooling != "warp" and pooled == 1:
         yield (
             f"model.pool_size {model.pool_size} leaves conv5_x one cell of a region, too little for "
             "model.norm sync_batch: set --model.pool-size 4."

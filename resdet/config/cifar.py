@@ -18,7 +18,7 @@ def cifar10(depth: int, *, warm_up: bool = False, solver: dict[str, Any] | None 
         solver: settings that differ
         model: settings of the network that differ from a residual one with shortcuts A
     """
-    network: dict[str, Any] = {"family": "cifar", "depth": depth, "shortcut": "A", "pixels": "pixel"}
+    network: dict[str, Any] = {"family": "cifar", "depth": depth, "shortcut": "A", "pixel_mean": "pixel"}
     training: dict[str, Any] = {"lr": 0.1, "steps": 64_000, "milestones": (32_000, 48_000), "batch_size": 128}
     training |= {"weight_decay": 1e-4, "decay_all": True}
     training |= {"eval_every": 1000, "save_every": 1000, "log_every": 100}

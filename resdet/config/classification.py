@@ -17,34 +17,36 @@ class ClsDataConfig:
     """Which images, and how they reach the network."""
 
     format: Literal["folder", "cifar10", "cifar100"] = "folder"
-    """files SPLIT/CLASS/IMAGE, or CIFAR's small images, kept in memory"""
+    """Format of the data set: image files SPLIT/CLASS/IMAGE, or CIFAR, whose small images are kept in memory."""
     root: str = "datasets/imagenet"
-    """folder of the data set; of CIFAR also a tar archive"""
+    """Folder of the data set; for CIFAR, a tar archive works too."""
     train: str = "train"
-    """training split; of CIFAR always train"""
+    """Training split; for CIFAR always train."""
     val: str = "val"
-    """validation split; of CIFAR always test"""
+    """Validation split; for CIFAR always test."""
     held_out: Step = 0
-    """so many training images, drawn at random, validate in the place of `val` (§4.2: 5,000 of 50,000)"""
+    """Number of training images, drawn at random, to validate on instead of `val` (He et al. 2015, §4.2: 5,000 of
+    50,000)."""
     size: SmallPixels = 224
-    """pixels; side of what enters the network. CIFAR's images are enlarged to it if they are smaller"""
+    """Side of the network's input in pixels; smaller CIFAR images are enlarged to it."""
     short_sides: tuple[SmallPixels, SmallPixels] = (256, 480)
-    """pixels; an image's shorter side in training is drawn from this range, then a crop of `size`; not of CIFAR"""
+    """Range from which a training image's shorter side in pixels is drawn before a random crop of `size`; not used
+    for CIFAR."""
     test_short_side: SmallPixels = 256
-    """pixels; an image's shorter side in evaluation, then the centre of `size`; not of CIFAR"""
+    """Shorter side of images in evaluation, in pixels, before a center crop of `size`; not used for CIFAR."""
     padding: Annotated[int, Range(0, 512)] = 4
-    """pixels of zeros at each side of a CIFAR image, out of which a random crop is taken (§4.2)"""
+    """Zero padding on each side of a CIFAR image in pixels, from which a random crop is taken (§4.2)."""
     flip: Fraction = 0.5
-    """probability of a horizontal flip"""
+    """Probability of a horizontal flip."""
     color: Literal["none", "pca", "jitter"] = "pca"
-    """change of colours: along ImageNet's principal components (AlexNet), or brightness, contrast, saturation and
-    hue; not of CIFAR"""
+    """Color augmentation: along ImageNet's principal components (AlexNet), or jitter of brightness, contrast,
+    saturation and hue; not used for CIFAR."""
     operations: Annotated[int, Range(0, 100)] = 0
-    """random distortions of each image, as in RandAugment; not of CIFAR"""
+    """Number of random distortions per image, as in RandAugment; not used for CIFAR."""
     workers: Workers = 8
-    """processes that read images, for each training process; CIFAR needs none"""
+    """Number of data loading processes per training process; CIFAR needs none."""
     source: str = "see datasets/README.md"
-    """where the data set comes from, shown when it is missing"""
+    """Where the data set can be downloaded, shown if it is missing."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,26 @@ class ClsModelConfig:
     """The network."""
 
     family: Literal["imagenet", "cifar"] = "imagenet"
-    """a stride of 32 on large images (Table 1), or of 4 on images of 32 pixels (§4.2)"""
+    """Network family: stride 32 for large images (He et al. 2015, Table 1), or stride 4 for images of 32 pixels
+    (§4.2)."""
     depth: Annotated[int, Range(8, 10_000)] = 50
-    """layers: 18, 34, 50, 101, 152 or 200; of CIFAR 6n + 2, with bottlenecks 9n + 2"""
+    """Number of layers: 18, 34, 50, 101, 152 or 200; for CIFAR 6n + 2, with bottlenecks 9n + 2."""
     bottleneck: bool = False
-    """units of three convolutions in a CIFAR network; in an ImageNet network the depth decides"""
+    """Whether the units of a CIFAR network have three convolutions; in an ImageNet network the depth decides."""
     norm: Literal["sync_batch", "group"] = "sync_batch"
-    """batch normalisation over all processes, or group normalisation"""
+    """Normalization layers: batch norm synchronized over all processes, or group norm."""
     shortcut: Literal["A", "B", "C", "none"] = "B"
-    """where shapes change: zero padding (A) or projection (B); projection everywhere (C); none: a plain network"""
+    """Shortcuts where shapes change: zero padding (A) or projection (B); projection everywhere (C); none for a
+    plain network."""
     joining: Literal["add", "scale", "exclusive_gate", "shortcut_gate", "dropout"] = "add"
-    """of shortcut and residual (He et al. 2016, §3)"""
+    """How shortcut and residual are combined (He et al. 2016, §3)."""
     order: Literal["original", "norm_after", "relu_before", "relu_preactivation", "full_preactivation"] = "original"
-    """of convolution, normalisation and ReLU (He et al. 2016, §4)"""
+    """Order of convolution, normalization and ReLU (He et al. 2016, §4)."""
     style: Literal["torchvision", "msra"] = "torchvision"
-    """family that the weights belong to: fixes channel order, pixel mean and the place of the stride"""
-    pixels: Literal["style", "channel", "pixel"] = "style"
-    """what is subtracted: the style's mean, or that of the training images by channel or by pixel (§3.4). A
-    detector can take over the weights of "style" only"""
+    """Convention of the weights, which determines channel order, pixel mean and the position of the stride."""
+    pixel_mean: Literal["style", "channel", "pixel"] = "style"
+    """Mean that is subtracted from the image: that of `style`, or that of the training images per channel or per
+    pixel (§3.4). A detector can start only from classifiers with "style"."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,9 @@ class ClsLossConfig:
     """What is minimised: the cross-entropy."""
 
     label_smoothing: Fraction = 0.0
-    """share of the target that is spread over all classes"""
+    """Fraction of the target distribution that is spread uniformly over all classes."""
     mixup: Annotated[float, Range(0.001, 100, or_zero=True)] = 0.0
-    """α of the Beta distribution that pairs of images are mixed with; 0 mixes none"""
+    """Parameter α of mixup's Beta distribution; 0 turns mixup off."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +91,17 @@ class ClsTestConfig:
     """How images are evaluated (§3.4)."""
 
     views: Literal["1-crop", "10-crop", "dense"] = "1-crop"
-    """the centre; centre, corners and their mirror images; or the whole image, fully convolutional"""
+    """Views of an image that are averaged: the center crop; center and corner crops with their mirror images; or
+    the whole image, fully convolutionally (dense)."""
     scales: NonEmpty[SmallPixels] = (224, 256, 384, 480, 640)
-    """pixels; shorter sides whose scores are averaged in dense evaluation (Table 4)"""
+    """Shorter sides in pixels over which dense evaluation averages (He et al. 2015, Table 4)."""
     batch_size: BatchSize = 100
-    """images at a time in each process; dense evaluation takes one"""
+    """Number of images in an evaluation batch of each process; dense evaluation takes one."""
     metric: Literal["top1", "top5"] = "top1"
-    """the accuracy that picks the best checkpoint"""
+    """Metric that selects the best checkpoint."""
     recalibrate: Step = 0
-    """training images over which the best model's batch-norm statistics are averaged at the end of the training, in
-    place of moving averages (appendix A); 0 leaves them"""
+    """Number of training images over which the batch norm statistics of the best model are averaged after training,
+    replacing the moving averages (He et al. 2015, appendix A); 0 keeps the moving averages."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +109,16 @@ class ClsConfig:
     """One training of a classifier."""
 
     name: str = ""
-    """of the run folder; the recipe's file name if empty"""
+    """Name of the run folder; defaults to the recipe's file name."""
     runs: str = "runs"
-    """folder of the run folders"""
-    weights: str = ""
-    """start from: a run folder or a weights file of the same network, other classes get a new last layer; empty
-    starts from scratch"""
+    """Folder that contains the run folders."""
+    init_weights: str = ""
+    """Weights to start training from: a run folder or a weights file of the same network, whose last layer is
+    replaced if the classes differ; if empty, training starts from scratch."""
     seed: Seed = 0
-    """all randomness follows from this and the step"""
+    """Random seed; all randomness follows from it and the step."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
+    """Device to run on: auto, cpu, cuda or cuda:N."""
     data: ClsDataConfig = field(default_factory=ClsDataConfig)
     model: ClsModelConfig = field(default_factory=ClsModelConfig)
     loss: ClsLossConfig = field(default_factory=ClsLossConfig)

@@ -54,50 +54,54 @@ COCO_CLASSES = (
     *("hair drier", "toothbrush"),
 )
 
+DataFormat = Literal["voc", "coco", "yolo"]
+ProposalMethod = Literal["selective-search", "edge-boxes", "rpn"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images, and how they reach the network."""
 
-    format: Literal["voc", "coco", "yolo"] = "voc"
-    """of the data set's files (datasets/README.md)"""
+    format: DataFormat = "voc"
+    """Format of the data set's files (see datasets/README.md)."""
     root: str = "datasets/VOCdevkit"
-    """folder of the data set"""
+    """Folder of the data set."""
     train: str = "2007_trainval"
-    """training splits, joined by "+": 2007_trainval+2012_trainval, train2017, train"""
+    """Training splits, joined by "+": for example 2007_trainval+2012_trainval, train2017 or train."""
     val: str = "2007_test"
-    """evaluation splits, written as those for training"""
+    """Validation splits, written like the training splits."""
     classes: tuple[str, ...] = VOC_CLASSES
-    """class names in the order of the labels; empty takes all names that the training annotations hold, sorted"""
+    """Class names in the order of the labels; if empty, all names in the training annotations, sorted."""
     other_classes: Literal["error", "ignore"] = "error"
-    """what to do about an object of a class that is not among `classes`"""
+    """What to do with objects of a class that is not in `classes`: stop with an error, or ignore them."""
     difficult: bool = False
-    """train on VOC's difficult objects and COCO's crowd regions too (the papers do not; they never count in
-    evaluation)"""
+    """Whether to train on VOC's difficult objects and COCO's crowd regions too. The papers do not; they never count
+    in evaluation."""
     proposals: tuple[str, ...] = ()
-    """files of region proposals, of training and of validation images, best first; with an RPN, they take the place
-    of its own"""
+    """Files of region proposals for the training and validation images, best first; a detector with an RPN uses
+    them in place of its own proposals."""
     repeat: Fraction = 0.0
-    """classes in less than this share of the images are shown more often, √(repeat / share) times (repeat-factor
-    sampling: Gupta et al. 2019; 0.001 there); 0 shows every image once"""
+    """Repeat-factor sampling (Gupta et al. 2019; 0.001 there): images with a class that fewer than this share of
+    the images contain are repeated √(repeat / share) times; 0 shows every image once."""
     empty_images: bool = True
-    """train on images in which nothing is annotated, too"""
+    """Whether to train on images without annotations too."""
     short_sides: NonEmpty[Pixels] = (600,)
-    """pixels; an image's shorter side in training, drawn anew each time if there are several (Fast R-CNN §4)"""
+    """Shorter side of training images in pixels; with several values, one is drawn for each image (Fast R-CNN
+    §4)."""
     test_short_side: Pixels = 600
-    """pixels; an image's shorter side in evaluation (Faster R-CNN §3.3)"""
+    """Shorter side of images in evaluation, in pixels (Faster R-CNN §3.3)."""
     max_side: Pixels = 1000
-    """pixels; the longer side never exceeds this (Fast R-CNN §4)"""
+    """Maximum longer side of an image in pixels (Fast R-CNN §4)."""
     flip: Fraction = 0.5
-    """probability of a horizontal flip (Fast R-CNN §2.3)"""
+    """Probability of a horizontal flip (Fast R-CNN §2.3)."""
     photometric: Fraction = 0.0
-    """probability of a change of brightness, contrast, saturation and hue"""
+    """Probability of a random change of brightness, contrast, saturation and hue."""
     group_by_aspect: bool = True
-    """landscape and portrait images do not share a batch, which saves padding"""
+    """Whether to keep landscape and portrait images in separate batches, which saves padding."""
     workers: Workers = 2
-    """processes that read images, for each training process; 0 reads in the training process"""
+    """Number of data loading processes per training process; 0 loads images in the training process."""
     source: str = "see datasets/README.md"
-    """where the data set comes from, shown when it is missing"""
+    """Where the data set can be downloaded, shown if it is missing."""
 
 
 @dataclass(frozen=True)
@@ -105,78 +109,86 @@ class ModelConfig:
     """The network."""
 
     proposals: Literal["rpn", "given"] = "rpn"
-    """from the region proposal network, or from the files of `data.proposals`"""
-    trunk: Literal["resnet", "plain", "preact", "vgg16", "zf", "timm"] = "resnet"
-    """resnet as in 2015, plain without its shortcuts, preact as in 2016; VGG-16 and ZF are older; timm has more"""
+    """Where proposals come from: the region proposal network, or the files in `data.proposals`."""
+    backbone: Literal["resnet", "plain", "preact", "vgg16", "zf", "timm"] = "resnet"
+    """Backbone network: ResNet (2015), the same without shortcuts (plain), pre-activation ResNet (2016), VGG-16,
+    ZF, or a network of timm."""
     timm: str = ""
-    """name of timm's network, for a trunk of timm"""
+    """Name of the timm network, if the backbone is timm."""
     depth: Literal[18, 34, 50, 101, 152] = 101
-    """layers of the ResNet (He et al. 2015, Table 1)"""
+    """Number of layers of the ResNet (He et al. 2015, Table 1)."""
     style: Literal["torchvision", "msra"] = "torchvision"
-    """family of the trunk's weights: fixes channel order, pixel mean and the place of the stride"""
+    """Source of the backbone's weights, which determines channel order, pixel mean and the position of the
+    stride."""
     norm: Literal["frozen", "group", "sync_batch"] = "frozen"
-    """frozen batch normalisation for fine-tuning (appendix A); group and sync_batch train from scratch"""
+    """Normalization layers: frozen batch norm for fine-tuning (He et al. 2015, appendix A); group norm or
+    synchronized batch norm for training from scratch."""
     freeze: tuple[str, ...] = ("conv1", "conv2_x")
-    """stages that are not trained"""
+    """Stages of the backbone that are not trained."""
     anchor_scales: NonEmpty[Annotated[float, Range(1, 10_000)]] = (128, 256, 512)
-    """pixels of the resized image; square root of an anchor's area (Faster R-CNN §3.3)"""
+    """Anchor sizes (square roots of their areas) in pixels of the resized image (Faster R-CNN §3.3)."""
     anchor_ratios: NonEmpty[Annotated[float, Range(0.01, 100)]] = (0.5, 1, 2)
-    """height over width (Faster R-CNN §3.3)"""
+    """Anchor aspect ratios, height over width (Faster R-CNN §3.3)."""
     anchor_center: Literal["cell", "corner"] = "cell"
-    """anchors sit at the centre of their cell of 16 pixels, or at its upper left corner as in detectron2"""
+    """Position of anchors in their cell of the feature map: the center, or the upper left corner as in
+    detectron2."""
     rpn_channels: Channels = 512
-    """channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)"""
+    """Output channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)."""
     pooling: Literal["pool", "align", "pyramid", "warp"] = "pool"
-    """RoI max pooling as in the papers, RoI align (Mask R-CNN §3), spatial pyramids (SPPnet §2.2), or every region
-    cut out of the image and warped (R-CNN)"""
+    """How regions are pooled: RoI max pooling (Fast R-CNN §2.1), RoI align (Mask R-CNN §3), spatial pyramid pooling
+    (SPPnet §2.2), or cropped from the image and warped (R-CNN)."""
     pool_size: Cells = 7
-    """cells along each side of a pooled region: 7 with conv5_stride 1, 14 with conv5_stride 2; pixels if warped"""
+    """Side of a pooled region in cells (7 with conv5_stride 1, 14 with conv5_stride 2), or in pixels if regions are
+    warped."""
     pyramid: NonEmpty[Cells] = (6, 3, 2, 1)
-    """bins along each side of a pyramid's levels (SPPnet §4)"""
+    """Bins per side of each level of the spatial pyramid (SPPnet §4)."""
     maxout: tuple[Annotated[float, Range(0.01, 1)], ...] = ()
-    """sizes, in shares of the image's, each region is pooled from the two that suit it, the larger feature of both
-    (networks on conv feature maps, §3.3: 0.4 0.48 0.57 0.72 1); empty pools from one map"""
-    body: Literal["conv5", "layers"] = "conv5"
-    """what follows the pooling: the network's own conv5_x, or `convs` and `fcs` (networks on conv feature maps)"""
-    convs: tuple[Channels, ...] = ()
-    """channels of the 3×3 convolutions of a body of layers"""
-    fcs: tuple[Channels, ...] = (4096, 4096)
-    """outputs of its fully connected layers (fc6 and fc7 of VGG-16)"""
+    """Image scales, as fractions of the image's size, for maxout over scales: each region is pooled at the two
+    adjacent scales that suit it, and the larger feature is kept (networks on conv feature maps, §3.3: 0.4 0.48 0.57
+    0.72 1); if empty, one scale is used."""
+    box_head: Literal["conv5", "conv_fc"] = "conv5"
+    """Box head after pooling: the ResNet's own conv5_x, or the layers in `conv_dims` and `fc_dims` (networks on
+    conv feature maps)."""
+    conv_dims: tuple[Channels, ...] = ()
+    """Output channels of each 3×3 convolution of a conv_fc box head."""
+    fc_dims: tuple[Channels, ...] = (4096, 4096)
+    """Output size of each fully connected layer of a conv_fc box head (fc6 and fc7 of VGG-16)."""
     dropout: Decay = 0.5
-    """of their outputs"""
+    """Dropout probability after each fully connected layer."""
     conv5_stride: Literal[1, 2] = 1
-    """stride of conv5_x on pooled regions"""
+    """Stride of conv5_x on pooled regions."""
     context: bool = False
-    """the whole image goes through conv5_x as one more region, whose vector joins every other's (He et al. 2015,
-    appendix B)"""
+    """Whether to pass the whole image through the box head as one more region and concatenate its feature vector to
+    that of every region (He et al. 2015, appendix B)."""
 
 
 @dataclass(frozen=True)
 class RPNConfig:
     """Training of the region proposal network (Faster R-CNN §3.1)."""
 
-    batch: Count = 256
-    """anchors sampled from an image (§3.1.3)"""
+    batch_size_per_image: Count = 256
+    """Number of anchors sampled from an image (Faster R-CNN §3.1.3)."""
     foreground_fraction: Fraction = 0.5
-    """at most this share of them is positive (§3.1.3)"""
+    """Maximum fraction of positive anchors in the sample (§3.1.3)."""
     foreground_iou: Positive = 0.7
-    """an anchor with at least this IoU is positive (§3.1.2)"""
+    """IoU with an object from which an anchor is positive (§3.1.2)."""
     background_iou: Fraction = 0.3
-    """an anchor with less than this IoU with every object is negative (§3.1.2)"""
+    """IoU with every object below which an anchor is negative (§3.1.2)."""
     cross_boundary: bool = False
-    """train on anchors that leave the image; the paper leaves them out (§3.3)"""
-    before_nms: Count = 12000
-    """proposals kept by score before non-maximum suppression in training"""
-    after_nms: Count = 2000
-    """proposals kept in training (§3.3), of those given too"""
+    """Whether to train on anchors that cross the image boundary; the paper leaves them out (§3.3)."""
+    pre_nms_topk: Count = 12000
+    """Number of top-scoring proposals kept before non-maximum suppression in training."""
+    post_nms_topk: Count = 2000
+    """Number of top-scoring proposals kept after non-maximum suppression in training (§3.3); also limits given
+    proposals."""
     nms_iou: Fraction = 0.7
-    """overlap above which the worse proposal goes, also at test time (§3.3)"""
+    """IoU threshold of non-maximum suppression of proposals, in training and in evaluation (§3.3)."""
     min_size: Annotated[float, Range(0, 10_000)] = 0.0
-    """pixels; proposals with a shorter side are dropped"""
+    """Minimum side of a proposal in pixels."""
     beta: Factor = 1 / 9
-    """smooth L1 is quadratic below this; the authors' σ = 3"""
+    """Threshold below which the smooth L1 loss is quadratic; 1/9 is the authors' σ = 3."""
     box_weight: Factor = 1.0
-    """of the box term; 1 is about the paper's λ = 10 (eq. 1, see CONVENTIONS.md)"""
+    """Weight of the box loss; 1 is about the paper's λ = 10 (eq. 1, see CONVENTIONS.md)."""
 
 
 BoxStd = Annotated[float, Range(0.001, 100)]
@@ -186,57 +198,61 @@ BoxStd = Annotated[float, Range(0.001, 100)]
 class RoIConfig:
     """Training of the head (Fast R-CNN §2.3)."""
 
-    batch: Count = 128
-    """regions sampled from an image"""
+    batch_size_per_image: Count = 128
+    """Number of regions sampled from an image (Fast R-CNN §2.3)."""
     foreground_fraction: Fraction = 0.25
-    """at most this share of them covers an object"""
+    """Maximum fraction of foreground regions in the sample."""
     foreground_iou: Positive = 0.5
-    """a region with at least this IoU with an object is foreground"""
+    """IoU with an object from which a region is foreground."""
     background_iou: tuple[Fraction, Fraction] = (0.0, 0.5)
-    """background has a highest IoU in [low, high); Fast R-CNN has 0.1 for low, joint training 0"""
+    """Range [low, high) of the highest IoU of background regions; Fast R-CNN sets low to 0.1, joint training to
+    0."""
     box_stds: tuple[BoxStd, BoxStd, BoxStd, BoxStd] = (0.1, 0.1, 0.2, 0.2)
-    """box targets are divided by these (the authors' code)"""
+    """Standard deviations by which box targets are divided (the authors' code)."""
     beta: Factor = 1.0
-    """smooth L1 is quadratic below this (Fast R-CNN eq. 3)"""
-    mining: bool = False
-    """train on the regions of the highest loss among all proposals, not on random ones (online hard example mining,
-    Shrivastava et al. 2016)"""
+    """Threshold below which the smooth L1 loss is quadratic (Fast R-CNN eq. 3)."""
+    ohem: bool = False
+    """Whether to train on the regions with the highest loss instead of random ones (online hard example mining,
+    Shrivastava et al. 2016)."""
 
 
 @dataclass(frozen=True)
 class TestConfig:
     """From scores to detections."""
 
-    before_nms: Count = 6000
-    """proposals kept by score before non-maximum suppression"""
-    after_nms: Count = 300
-    """proposals that reach the head (He et al. 2015, appendix A), of those given too"""
+    pre_nms_topk: Count = 6000
+    """Number of top-scoring proposals kept before non-maximum suppression."""
+    post_nms_topk: Count = 300
+    """Number of top-scoring proposals kept after non-maximum suppression (He et al. 2015, appendix A); also limits
+    given proposals."""
     min_score: Fraction = 0.05
-    """detections with a lower score are dropped (the authors' code)"""
+    """Minimum score of a detection (the authors' code)."""
     nms_iou: Fraction = 0.3
-    """overlap above which the worse detection of a class goes (the authors' code)"""
+    """IoU threshold of non-maximum suppression among the detections of a class (the authors' code)."""
     max_detections: Count = 100
-    """kept for an image"""
+    """Maximum number of detections per image."""
     refine: bool = False
-    """pool again from the boxes that were found, and join both predictions (He et al. 2015, appendix B)"""
+    """Whether to pool again from the detected boxes and merge both predictions (box refinement: He et al. 2015,
+    appendix B)."""
     vote_iou: Fraction = 0.0
-    """overlap from which boxes of a class vote, by their scores, on where a detection is (appendix B; 0.5 there); 0
-    takes no vote"""
+    """Box voting: IoU from which boxes of a class contribute to a detection's position, weighted by their scores
+    (He et al. 2015, appendix B; 0.5 there); 0 turns voting off."""
     scales: tuple[Pixels, ...] = ()
-    """pixels; shorter sides of the images, of which each region is pooled from the two that suit it (appendix B:
-    200 400 600 800 1000); empty has one scale"""
+    """Shorter sides of an image pyramid in pixels; each region is pooled at the two adjacent scales that suit it
+    (He et al. 2015, appendix B: 200 400 600 800 1000); if empty, one scale is used."""
     flip: bool = False
-    """look at the mirror image too, and take the mean"""
-    soft_nms: Annotated[float, Range(0.001, 100, or_zero=True)] = 0.0
-    """σ with which scores of overlapping boxes decay in place of suppression (Bodla et al. 2017: 0.5); 0 suppresses
-    """
+    """Whether to average predictions with those of the horizontally flipped image."""
+    soft_nms_sigma: Annotated[float, Range(0.001, 100, or_zero=True)] = 0.0
+    """Sigma of Gaussian soft-NMS, which decays the scores of overlapping boxes (Bodla et al. 2017; 0.5 there); 0
+    uses ordinary non-maximum suppression."""
     ensemble: tuple[str, ...] = ()
-    """run folders or weights files of further detectors of the same classes: proposals are joined, the heads' means
-    taken (appendix B)"""
+    """Run folders or weights files of additional detectors of the same classes: their proposals are pooled, and
+    their predictions averaged (He et al. 2015, appendix B)."""
     batch_size: BatchSize = 1
-    """images at a time in each process"""
+    """Number of images in an evaluation batch of each process."""
     metric: Literal["map07", "map", "ap", "ap50"] = "map07"
-    """what picks the best checkpoint: VOC2007's 11-point mAP, VOC's area under the curve, or COCO's AP or AP50"""
+    """Metric that selects the best checkpoint: VOC2007's 11-point mAP, VOC's area under the curve, or COCO's AP or
+    AP50."""
 
 
 @dataclass(frozen=True)
@@ -244,18 +260,20 @@ class DetConfig:
     """One training of a detector."""
 
     name: str = ""
-    """of the run folder; the recipe's file name if empty"""
+    """Name of the run folder; defaults to the recipe's file name."""
     runs: str = "runs"
-    """folder of the run folders"""
-    weights: str = ""
-    """start from: "torchvision" or "torchvision-v2" (ImageNet; V2 is of a newer recipe), a run folder, or a weights
-    file of resdet, torchvision or MSRA; empty starts from scratch"""
-    learn: Literal["all", "rpn", "head"] = "all"
-    """train all, or only the RPN or the head, and what of the trunk is not frozen (Faster R-CNN §3.2)"""
+    """Folder that contains the run folders."""
+    init_weights: str = ""
+    """Weights to start training from: "torchvision" or "torchvision-v2" (ImageNet; V2 comes from a newer recipe),
+    "timm", a run folder, or a weights file of resdet, torchvision or MSRA; if empty, training starts from
+    scratch."""
+    train_only: Literal["", "rpn", "roi_heads"] = ""
+    """Part to train alone, with the unfrozen stages of the backbone (alternating training, Faster R-CNN §3.2); if
+    empty, all parts are trained."""
     seed: Seed = 0
-    """all randomness follows from this and the step"""
+    """Random seed; all randomness follows from it and the step."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N"""
+    """Device to run on: auto, cpu, cuda or cuda:N."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)

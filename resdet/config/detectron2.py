@@ -57,8 +57,8 @@ def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetCo
             pool_size=14,
             conv5_stride=2,
         ),
-        rpn=RPNConfig(cross_boundary=True, before_nms=12000, after_nms=2000, beta=0),
-        roi=RoIConfig(batch=512, beta=0),
+        rpn=RPNConfig(cross_boundary=True, pre_nms_topk=12000, post_nms_topk=2000, beta=0),
+        roi=RoIConfig(batch_size_per_image=512, beta=0),
         solver=SolverConfig(
             lr=0.02,
             batch_size=16,
@@ -69,8 +69,8 @@ def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetCo
             weight_decay=1e-4,
         ),
         test=TestConfig(
-            before_nms=6000,
-            after_nms=1000,
+            pre_nms_topk=6000,
+            post_nms_topk=1000,
             min_score=0.05,
             nms_iou=0.5,
             max_detections=100,

@@ -20,43 +20,37 @@ def _names(text: str) -> frozenset[str]:
 
 FIXED = _names(
     """
-    name runs weights learn
-    data.classes data.size
-    model.proposals model.trunk model.timm model.depth model.style model.norm model.freeze model.anchor_scales
-    model.anchor_ratios model.anchor_center model.rpn_channels model.pooling model.pool_size model.pyramid
-    model.maxout model.body model.convs model.fcs model.conv5_stride model.context
-    model.family model.bottleneck model.shortcut model.joining model.order model.pixels
-    roi.box_stds
-    solver.optimizer solver.decay_all
+    name runs init_weights train_only data.classes data.size model.proposals model.backbone model.timm
+    model.depth model.style model.norm model.freeze model.anchor_scales model.anchor_ratios
+    model.anchor_center model.rpn_channels model.pooling model.pool_size model.pyramid model.maxout
+    model.box_head model.conv_dims model.fc_dims model.conv5_stride model.context model.family
+    model.bottleneck model.shortcut model.joining model.order model.pixel_mean roi.box_stds solver.optimizer
+    solver.decay_all
     """
 )
-"""of data.size: a mean image (model.pixels) has that size; of roi.box_stds: the head's boxes are in these units"""
+"""data.size: a mean image (model.pixel_mean) has that size; roi.box_stds: the head's boxes are in these units"""
 
 CHANGEABLE = _names(
     """
-    seed device
-    data.format data.root data.train data.val data.held_out data.other_classes data.difficult data.proposals
-    data.repeat data.empty_images data.short_sides data.test_short_side data.max_side data.padding data.flip
-    data.photometric data.color data.operations data.group_by_aspect data.workers data.source
-    model.dropout
-    rpn.batch rpn.foreground_fraction rpn.foreground_iou rpn.background_iou rpn.cross_boundary rpn.before_nms
-    rpn.after_nms rpn.nms_iou rpn.min_size rpn.beta rpn.box_weight
-    roi.batch roi.foreground_fraction roi.foreground_iou roi.background_iou roi.beta roi.mining
-    loss.label_smoothing loss.mixup
-    solver.lr solver.steps solver.milestones solver.schedule solver.gamma solver.plateau solver.warmup_steps
-    solver.warmup_factor solver.warmup solver.batch_size solver.accumulate solver.momentum solver.weight_decay
-    solver.clip_norm solver.ema solver.compile solver.precision solver.eval_every solver.save_every
-    solver.log_every solver.patience
-    test.before_nms test.after_nms test.min_score test.nms_iou test.max_detections test.refine test.vote_iou
-    test.scales test.flip test.soft_nms test.ensemble test.batch_size test.metric test.views test.recalibrate
+    seed device data.format data.root data.train data.val data.held_out data.other_classes data.difficult
+    data.proposals data.repeat data.empty_images data.short_sides data.test_short_side data.max_side
+    data.padding data.flip data.photometric data.color data.operations data.group_by_aspect data.workers
+    data.source model.dropout rpn.batch_size_per_image rpn.foreground_fraction rpn.foreground_iou
+    rpn.background_iou rpn.cross_boundary rpn.pre_nms_topk rpn.post_nms_topk rpn.nms_iou rpn.min_size rpn.beta
+    rpn.box_weight roi.batch_size_per_image roi.foreground_fraction roi.foreground_iou roi.background_iou
+    roi.beta roi.ohem loss.label_smoothing loss.mixup solver.lr solver.steps solver.milestones solver.schedule
+    solver.gamma solver.plateau solver.warmup_steps solver.warmup_factor solver.warmup solver.batch_size
+    solver.accumulate solver.momentum solver.weight_decay solver.clip_norm solver.ema solver.compile
+    solver.precision solver.eval_every solver.save_every solver.log_every solver.patience test.pre_nms_topk
+    test.post_nms_topk test.min_score test.nms_iou test.max_detections test.refine test.vote_iou test.scales
+    test.flip test.soft_nms_sigma test.ensemble test.batch_size test.metric test.views test.recalibrate
     """
 )
 
 MEASURED_BY = _names(
     """
-    data.proposals data.test_short_side data.max_side
-    rpn.nms_iou rpn.min_size
-    test.before_nms test.after_nms test.min_score test.nms_iou test.max_detections test.vote_iou test.soft_nms
+    data.proposals data.test_short_side data.max_side rpn.nms_iou rpn.min_size test.pre_nms_topk
+    test.post_nms_topk test.min_score test.nms_iou test.max_detections test.vote_iou test.soft_nms_sigma
     test.metric
     """
 )
@@ -79,5 +73,5 @@ def check_resume(saved: Any, changed: Any, run: Path) -> None:
         if name in FIXED and value != before[name]:
             raise UserError(
                 f"--resume goes on with the {name} of {run}: to change it, start a new training "
-                f"with --weights {run}."
+                f"with --init-weights {run}."
             )

@@ -7,54 +7,61 @@ from typing import Annotated, Literal
 
 from resdet.config.ranges import BatchSize, Count, Counts, Decay, Factor, Fraction, Range, Step, Steps
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
 
 @dataclass(frozen=True)
 class SolverConfig:
     """The optimizer and what surrounds it."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd as in the papers; adamw learns faster from scratch when steps are few"""
+    """Optimizer: SGD as in the papers, or AdamW, which learns faster from scratch in few steps."""
     lr: Factor = 1e-3
-    """learning rate after the warm-up (Faster R-CNN §3.1.3)"""
+    """Learning rate after warm-up (Faster R-CNN §3.1.3)."""
     steps: Steps = 80_000
-    """optimizer steps in all"""
+    """Total number of optimizer steps."""
     milestones: tuple[Step, ...] = (60_000,)
-    """steps at which the learning rate is multiplied by gamma"""
+    """Steps at which the learning rate is multiplied by gamma."""
     schedule: Literal["steps", "cosine", "plateau"] = "steps"
-    """the learning rate drops at the milestones, as half a cosine down to 0, or when evaluations stop improving"""
+    """Learning rate schedule: drops at the milestones, a half cosine down to 0, or drops when evaluations stop
+    improving."""
     gamma: Fraction = 0.1
-    """factor at each milestone or plateau"""
+    """Factor applied to the learning rate at each milestone or plateau."""
     plateau: Count = 5
-    """evaluations without a better one that make a plateau"""
+    """Number of evaluations without improvement after which the plateau schedule drops the learning rate."""
     warmup_steps: Step = 0
-    """length of the warm-up; 0 has none"""
+    """Number of warm-up steps; 0 turns warm-up off."""
     warmup_factor: Fraction = 0.1
-    """the share of the learning rate to start the warm-up at"""
+    """Learning rate at the start of warm-up, as a fraction of the full rate."""
     warmup: Literal["linear", "constant"] = "linear"
-    """the learning rate grows over the warm-up, or stays at its start (He et al. 2015, §4.2, for 110 layers)"""
+    """Whether the learning rate grows linearly during warm-up or stays constant (He et al. 2015, §4.2, for 110
+    layers)."""
     batch_size: BatchSize = 1
-    """images in a step, over all processes together (Faster R-CNN §3.1.3: one)"""
+    """Number of images per step over all processes (Faster R-CNN §3.1.3: one)."""
     accumulate: BatchSize = 1
-    """parts that each process cuts its share of the batch into, to save memory"""
+    """Number of parts into which each process splits its share of the batch, accumulating gradients to save
+    memory."""
     momentum: Decay = 0.9
-    """of SGD; adamw has its usual 0.9 and 0.999"""
+    """Momentum of SGD; AdamW uses its usual 0.9 and 0.999."""
     weight_decay: Annotated[float, Range(0, 10)] = 5e-4
-    """of the optimizer (Faster R-CNN §3.1.3)"""
+    """Weight decay (Faster R-CNN §3.1.3)."""
     decay_all: bool = False
-    """decay normalisations and biases too (He et al. 2015 decay every parameter)"""
+    """Whether weight decay also applies to normalization layers and biases (He et al. 2015 decay every
+    parameter)."""
     clip_norm: Annotated[float, Range(0, 1_000_000_000)] = 0.0
-    """the gradient's norm is clipped to this; 0 clips nothing"""
+    """Maximum norm of the gradient; 0 turns clipping off."""
     ema: Decay = 0.0
-    """decay of a moving average of the weights, which is evaluated and saved; 0 has none"""
+    """Decay of the exponential moving average of the weights that is evaluated and saved; 0 turns it off."""
     compile: bool = False
-    """of a classifier, on a GPU: torch.compile, a minute at the start, then faster steps"""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """type of the multiplications; auto picks bf16 where the processor has it"""
+    """Whether to compile a classifier with torch.compile on a GPU, which takes a minute at the start and makes
+    steps faster."""
+    precision: Precision = "auto"
+    """Precision of convolutions and matrix products; auto uses bf16 where the processor supports it."""
     eval_every: Step = 5_000
-    """steps between evaluations on the validation data; 0 evaluates only at the end"""
+    """Number of steps between evaluations on the validation data; 0 evaluates only at the end."""
     save_every: Step = 1_000
-    """steps between checkpoints to resume from"""
+    """Number of steps between checkpoints."""
     log_every: Step = 20
-    """steps between lines of the log"""
+    """Number of steps between log lines."""
     patience: Counts = 0
-    """stop after this many evaluations without a better one; 0 never stops early"""
+    """Number of evaluations without improvement after which training stops early; 0 never stops early."""

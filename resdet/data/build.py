@@ -43,7 +43,7 @@ def training_batches(annotations: Annotations, config: DetConfig, runtime: Runti
     data, solver = config.data, config.solver
     annotations = annotations if data.empty_images else annotations.without_empty()
     transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric)
-    proposals = given_proposals(annotations, config, config.rpn.after_nms)
+    proposals = given_proposals(annotations, config, config.rpn.post_nms_topk)
     dataset = DetectionDataset(
         annotations, transform, difficult=data.difficult, unreadable="replace", proposals=proposals
     )
@@ -67,7 +67,7 @@ def validation_batches(annotations: Annotations, config: DetConfig, runtime: Run
     """This process's share of the images, each once."""
     data = config.data
     transform = TestTransform(data.test_short_side, data.max_side)
-    proposals = given_proposals(annotations, config, config.test.after_nms)
+    proposals = given_proposals(annotations, config, config.test.post_nms_topk)
     dataset = DetectionDataset(
         annotations, transform, difficult=data.difficult, unreadable="refuse", proposals=proposals
     )

@@ -70,7 +70,7 @@ def pixel_statistics(images: Images, config: ClsConfig) -> tuple[Tensor, Tensor]
         (3, 1, 1) or, by pixel, (3, H, W), and (3, 1, 1)
     """
     style = STYLES[config.model.style]
-    if config.model.pixels == "style":
+    if config.model.pixel_mean == "style":
         return torch.tensor(style.mean)[:, None, None], torch.tensor(style.std)[:, None, None]
     if isinstance(images, ImageArray):
         pixels = images.images
@@ -84,7 +84,7 @@ def pixel_statistics(images: Images, config: ClsConfig) -> tuple[Tensor, Tensor]
     mean = pixels.mean(0, dtype=np.float64)  # (H, W, 3)
     square = np.mean([np.square(image, dtype=np.float64).mean((0, 1)) for image in pixels], axis=0)
     std = np.sqrt(square - np.square(mean.mean((0, 1))))
-    mean = mean if config.model.pixels == "pixel" else mean.mean((0, 1), keepdims=True)
+    mean = mean if config.model.pixel_mean == "pixel" else mean.mean((0, 1), keepdims=True)
     order = [2, 1, 0] if style.channels == "bgr" else [0, 1, 2]
     return tuple(  # type: ignore[return-value]
         torch.from_numpy(figure.transpose(2, 0, 1)[order].copy()).float() for figure in (mean, std[None, None])

@@ -1,6 +1,6 @@
 """What may be wrong with annotations: looked at without opening an image.
 
-Letters: M images, B boxes, A anchors at a cell, C classes.
+Shapes: M images, B boxes, A anchors at a cell, C classes.
 """
 
 from __future__ import annotations

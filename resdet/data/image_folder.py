@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from resdet.data.images import ImageError, read_image
+from resdet.data.images import ImageError, is_image_name, read_image
 from resdet.data.loader import ImageDataset, Unreadable
 from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
 from resdet.errors import UserError
 from resdet.types import ClsBatch
-
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class ImageFolder(NamedTuple):
@@ -48,7 +46,7 @@ def read_image_folder(root: str | Path, split: str, classes: tuple[str, ...], *,
     classes = classes or found
     files, labels = [], []
     for label, name in enumerate(classes):
-        own = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in ENDINGS)
+        own = sorted(p for p in (folder / name).rglob("*") if is_image_name(p))
         files += [str(path.relative_to(folder)).encode() for path in own]
         labels += [label] * len(own)
     if not files:

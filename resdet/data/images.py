@@ -11,11 +11,18 @@ from PIL import Image, UnidentifiedImageError
 
 from resdet.errors import UserError, reason
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""What the names of image files end in, in lower or upper case."""
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 JPEG_SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # a marker, but no restart and no stuffed byte of a scan
 EXIF_ORIENTATION = 0x0112
 XMP = ("xmp", "XML:com.adobe.xmp")
 TAIL = 1 << 16  # bytes in which a JPEG's end is sought when the whole file is not read
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file is an image, by its name."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 class ImageError(UserError):

@@ -1,6 +1,6 @@
 """Region proposals that were made before the training: selective search's, EdgeBoxes', another detector's.
 
-A file holds those of any number of images, each known by its identifier; best first. Letters: M images, B boxes.
+A file holds those of any number of images, each known by its identifier; best first. Shapes: M images, B boxes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Selective search: like regions are joined step by step, and every join is a proposal (Uijlings et al. 2013).
 
 In its fast mode: two colour spaces, two sizes of the first regions, two measures of similarity. Those first regions
-are scikit-image's (Felzenszwalb and Huttenlocher 2004). Letters: n first regions, D bins of a histogram.
+are scikit-image's (Felzenszwalb and Huttenlocher 2004). Shapes: n first regions, D bins of a histogram.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The embedded data set: drawn shapes in the VOC layout, for the demo and the tests.
 
-Every image is a function of (seed, split, index) alone, so a set of 10 images opens the set of 1000. Letters:
+Every image is a function of (seed, split, index) alone, so a set of 10 images opens the set of 1000. Shapes:
 H, W height and width of the image, M pixels of a mask. A mask is (H, W) bool: the pixels a shape is given.
 A box is the integers ``x1, y1, x2, y2`` around a mask in continuous coordinates: x2 − x1 counts its columns.
 """

@@ -66,18 +66,18 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
         pool_size=7 if gpu else 4,
     )
     config = DetConfig(
-        weights="torchvision" if gpu else "",
+        init_weights="torchvision" if gpu else "",
         data=data,
         model=model,
-        rpn=RPNConfig(cross_boundary=True, before_nms=1000, after_nms=300),
-        roi=RoIConfig(batch=64 if gpu else 32, foreground_fraction=0.5),
+        rpn=RPNConfig(cross_boundary=True, pre_nms_topk=1000, post_nms_topk=300),
+        roi=RoIConfig(batch_size_per_image=64 if gpu else 32, foreground_fraction=0.5),
         solver=suggest_solver(steps, batch, gpu),
-        test=TestConfig(before_nms=1000, after_nms=300 if gpu else 150, batch_size=batch, metric="ap50"),
+        test=TestConfig(pre_nms_topk=1000, post_nms_topk=300 if gpu else 150, batch_size=batch, metric="ap50"),
     )
-    trunk = "ResNet-50 from torchvision's ImageNet weights" if gpu else "ResNet-18 from scratch, for a CPU"
+    backbone = "ResNet-50 from torchvision's ImageNet weights" if gpu else "ResNet-18 from scratch, for a CPU"
     passes = f"{steps * batch / len(training):.0f} times"
     reasons = [
-        f"{trunk}.",
+        f"{backbone}.",
         why_size,
         why_anchors,
         f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",

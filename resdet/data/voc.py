@@ -13,11 +13,9 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
 from resdet.data.annotations import Annotations
-from resdet.data.images import ImageError, probe_image
+from resdet.data.images import IMAGE_SUFFIXES, ImageError, probe_image
 from resdet.data.records import BadRecordError, ImageRecord, flatten, inside, read_records
 from resdet.errors import UserError, reason
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp")
 
 
 def read_voc(
@@ -89,10 +87,11 @@ def _read_record(folder: Path, image_id: str) -> ImageRecord | BadRecordError:
 
 
 def _find_image(folder: Path, image_id: str) -> Path:
-    for ending in IMAGE_ENDINGS:
-        path = folder / "JPEGImages" / f"{image_id}{ending}"
-        if path.is_file():
-            return path
+    for suffix in IMAGE_SUFFIXES:
+        for spelling in (suffix, suffix.upper()):
+            path = folder / "JPEGImages" / f"{image_id}{spelling}"
+            if path.is_file():
+                return path
     raise BadRecordError(f"{folder / 'JPEGImages' / image_id}.jpg is missing.")
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import yaml
 
 from resdet.data.annotations import Annotations
-from resdet.data.images import ImageError, probe_image
+from resdet.data.images import ImageError, is_image_name, probe_image
 from resdet.data.records import BadRecordError, ImageRecord, flatten, inside, read_records
-from resdet.data.voc import IMAGE_ENDINGS
 from resdet.errors import UserError, reason
 
 # Where the images of a split may lie if no YAML file says so.
@@ -114,7 +113,7 @@ def _place(entry: str, root: Path, base: Path) -> Path:
 def _images(place: Path) -> list[tuple[Path, str]]:
     """The images below a folder, or those that a text file lists, one a line."""
     if place.is_dir():
-        found = sorted(path for path in place.rglob("*") if path.suffix in IMAGE_ENDINGS)
+        found = sorted(path for path in place.rglob("*") if is_image_name(path))
         return [(path, str(path.relative_to(place).with_suffix(""))) for path in found]
     lines = place.read_text(encoding="utf-8-sig").splitlines()
     return [(place.parent / line.strip(), Path(line.strip()).stem) for line in lines if line.strip()]

@@ -120,7 +120,7 @@ class TrainState:
             if state["classes"] != self.classes:
                 raise UserError(
                     f"The data have other classes than {source.parent} was trained on: start a new training with "
-                    f"--weights {source.parent}."
+                    f"--init-weights {source.parent}."
                 )
             self._restore(state, str(source))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

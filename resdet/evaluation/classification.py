@@ -1,6 +1,6 @@
 """Accuracies of a classifier, and the probabilities that they come from.
 
-Letters: M images of a data set, N of a batch, V views of an image, K classes.
+Shapes: M images of a data set, N of a batch, V views of an image, K classes.
 """
 
 from __future__ import annotations

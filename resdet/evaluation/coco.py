@@ -1,7 +1,7 @@
 """Average precision and recall by COCO's rules, and its results files.
 
 The rules are those of COCO's own tools, pycocotools, or of faster-coco-eval, their translation into C++, which
-gives the same numbers. Letters: C classes, n boxes of the whole data set.
+gives the same numbers. Shapes: C classes, n boxes of the whole data set.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which classes a detector takes for which.
 
-Letters: C classes, D detections and G objects of an image.
+Shapes: C classes, D detections and G objects of an image.
 """
 
 from __future__ import annotations

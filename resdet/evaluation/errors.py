@@ -8,7 +8,7 @@ A detection that matches no object is, the first that applies (§2.2):
 - background: it overlaps no object by more than 0.1;
 - both: what is left, wrong in class and in place.
 
-An object that no detection matches is missed, unless a localisation or confusion error aims at it. Letters: D
+An object that no detection matches is missed, unless a localisation or confusion error aims at it. Shapes: D
 detections and G objects of an image, C classes.
 """
 

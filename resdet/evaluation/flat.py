@@ -1,6 +1,6 @@
 """The boxes of a data set one after another, checked; how far boxes overlap, and which belong together.
 
-Letters: n boxes of a data set.
+Shapes: n boxes of a data set.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How well region proposals cover the objects, whatever their classes (Faster R-CNN §4.1 and Fig. 4).
 
-Letters: G objects of the data set without the difficult ones, N numbers of proposals, T thresholds.
+Shapes: G objects of the data set without the difficult ones, N numbers of proposals, T thresholds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the time of a detection goes: proposals, trunk, regions (Faster R-CNN, Table 5)."""
+"""Where the time of a detection goes: proposals, backbone, regions (Faster R-CNN, Table 5)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Stages(NamedTuple):
 
     proposals: float
     """the RPN with its non-maximum suppression; 0 where they are given"""
-    trunk: float
+    backbone: float
     """of all the scales, mirror images and networks of an ensemble"""
     regions: float
     """pooling, head and the selection of detections"""

@@ -1,6 +1,6 @@
 """Average precision by the rules of the PASCAL VOC development kit (VOCevaldet.m), and its results files.
 
-Letters: C classes, D detections and G ground-truth boxes of the whole data set, P pairs of the two that share
+Shapes: C classes, D detections and G ground-truth boxes of the whole data set, P pairs of the two that share
 image and class. The kit measures 1-based inclusive boxes with "+1"; in our continuous pixels that is the
 plain width x2 − x1, so both give the same overlaps.
 """

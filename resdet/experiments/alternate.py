@@ -28,7 +28,7 @@ def alternate(config: DetConfig, folder: Path) -> Path:
     """Train the four steps, each with the settings of `config`, or go on where they stopped → the last one's run.
 
     Args:
-        config: of a detector with an RPN; its `weights` are what the first and the second step start from
+        config: of a detector with an RPN; its `init_weights` are what the first and the second step start from
         folder: gets a run folder for each step
 
     Raises UserError for a detector without an RPN.
@@ -42,14 +42,14 @@ def alternate(config: DetConfig, folder: Path) -> Path:
         logger.info(f"— {name}")
         return str(train_or_resume(with_settings(config, {**settings, "runs": str(folder), "name": name})))
 
-    rpn = {"learn": "rpn", "solver.eval_every": 0}  # without a head there is nothing to compare
-    head, shared = {"learn": "head"}, {"model.freeze": tuple(stages)}
+    rpn = {"train_only": "rpn", "solver.eval_every": 0}  # without a head there is nothing to compare
+    head, shared = {"train_only": "roi_heads"}, {"model.freeze": tuple(stages)}
     first = step(STEPS[0], rpn)
     proposals = folder / f"{STEPS[0]}.npz"
     if not from_main(proposals.exists):
-        propose(with_settings(config, {"weights": first}), "rpn", proposals, config.rpn.after_nms)
+        propose(config, "rpn", proposals, most=config.rpn.post_nms_topk, weights=first)
     second = step(STEPS[1], {**head, "data.proposals": (str(proposals),)})
-    third = step(STEPS[2], {**rpn, **shared, "weights": second})
-    last = step(STEPS[3], {**head, **shared, "weights": third})
+    third = step(STEPS[2], {**rpn, **shared, "init_weights": second})
+    last = step(STEPS[3], {**head, **shared, "init_weights": third})
     logger.info(f"Done. RPN and RoI heads share their backbone in {last}/model.safetensors.")
     return Path(last)

@@ -17,7 +17,14 @@ from rich.progress import track
 from resdet.config import DetConfig
 from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations
-from resdet.data.check import Finding, anchor_overlap, check_annotations, resized_boxes, size_histogram
+from resdet.data.check import (
+    Finding,
+    anchor_overlap,
+    check_annotations,
+    resized_boxes,
+    size_histogram,
+    summary,
+)
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import ImageError, read_image
 from resdet.experiments.runs import run_folder
@@ -28,6 +35,7 @@ from resdet.visualize import contact_sheet, draw_finding, plot_data, save_image
 
 SIZES = (0, 16, 32, 64, 128, 256, 512)  # pixels of the resized image; square roots of areas
 MANY = 100_000  # boxes that anchors are measured against
+SHOWN = 3  # sentences of a kind in the summary
 WORST = 16  # pictures of the sheet
 logger = logging.getLogger(__name__)
 
@@ -154,3 +162,20 @@ def spread(findings: Sequence[Finding]) -> list[Finding]:
         ranked.append((turns[finding.kind], finding))
         turns[finding.kind] += 1
     return [finding for _, finding in sorted(ranked, key=lambda pair: pair[0])[:WORST]]
+
+
+def summarize(report: DataReport) -> str:
+    """What was found, for people to read: the figures of each split, and the first few findings of each kind."""
+    lines = []
+    for split, figure in report.figures.items():
+        sizes = ", ".join(f"{count} from {edge}" for edge, count in figure["sizes"].items() if count)
+        classes = sorted(figure["classes"].items(), key=lambda item: -item[1])
+        more = f" and {len(classes) - 8} more" if len(classes) > 8 else ""
+        reached = ", ".join(f"IoU {iou}: {100 * part:.1f} %" for iou, part in figure["anchor_iou"].items())
+        lines += [
+            f"{split}:",
+            f"  objects per class: {', '.join(f'{name} {count}' for name, count in classes[:8])}{more}",
+            f"  object sizes in pixels of the resized image (square root of the area): {sizes}",
+            f"  objects that an anchor overlaps with {reached}",
+        ]
+    return "\n".join([*lines, summary(report.findings, SHOWN)])

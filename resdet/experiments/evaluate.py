@@ -46,14 +46,14 @@ class Evaluation(NamedTuple):
     """Where figures, plots, pictures and results files lie."""
 
 
-def evaluate(config: DetConfig) -> Evaluation | None:
-    """Score the detector `config.weights`; the report goes into the run's folder ``eval``.
+def evaluate(config: DetConfig, weights: str) -> Evaluation | None:
+    """Score the detector in `weights`, a run folder or a file; the report goes into the run's folder ``eval``.
 
     Several processes share the images; all but the main one return None. Raises UserError if weights, data and
     config do not fit each other.
     """
     runtime = runtimes.start(config.device, config.solver.precision)
-    network, annotations, config = network_and_data(config, runtime)
+    network, annotations, config = network_and_data(config, weights, runtime)
     batches = validation_batches(annotations, config, runtime)
     found = predict_and_propose(network, batches, runtime, most=max(NUMBERS))
     if not runtime.is_main:
@@ -78,27 +78,27 @@ def evaluate_saved(config: DetConfig, saved: Path) -> Evaluation:
 
 
 def network_and_data(
-    config: DetConfig, runtime: Runtime
+    config: DetConfig, weights: str, runtime: Runtime
 ) -> tuple[OptimizedRCNN | TestTimeRCNN, Annotations, DetConfig]:
-    """The network of `config.weights`, the images to try it on, and the config with the size that these must have.
+    """The network of `weights`, the images to try it on, and the config with the size that these must have.
 
     Raises UserError if the config is not that of the network.
     """
-    file = load_model(config.weights)
+    file = load_model(weights)
     there, here = asdict(replace(file.config.model, freeze=config.model.freeze)), asdict(config.model)
     if there != here:
         names = [name for name in here if there[name] != here[name]]
         differences = ", ".join(f"model.{name} {there[name]} there, {here[name]} here" for name in names)
-        raise UserError(f"{config.weights} was trained with other settings than this recipe's: {differences}.")
+        raise UserError(f"{weights} was trained with other settings than this recipe's: {differences}.")
     annotations = read_annotations(config.data, config.data.val, config.data.classes or file.classes)
     if annotations.classes != file.classes:
         raise UserError(
-            f"{config.weights} detects {', '.join(file.classes)}; the recipe names "
+            f"{weights} detects {', '.join(file.classes)}; the recipe names "
             f"{', '.join(annotations.classes)}: evaluate with the classes, in the order, of the training."
         )
     # The recipe says how to test; all else that shapes the network is the same in both.
     file = replace(file, config=replace(file.config, test=config.test))
-    network = prepare(file, config.weights, runtime)
+    network = prepare(file, weights, runtime)
     short_side, max_side = image_size(config)
     data = replace(config.data, test_short_side=short_side, max_side=max_side)
     return network, annotations, replace(config, data=data)

@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from rich.progress import track
 
-from resdet.config import DetConfig
+from resdet.config import DetConfig, ProposalMethod
 from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
 from resdet.data.images import read_image
@@ -31,27 +31,34 @@ from resdet.evaluation.stages import TIMED_BATCHES, StagedNetwork, Stages, time_
 from resdet.inference.detector import prepare
 from resdet.models.weights.resdet import load_model
 
-Method = Literal["selective-search", "edge-boxes", "rpn"]
-MOST = 2000  # proposals kept for an image
 logger = logging.getLogger(__name__)
 
 
-def propose(config: DetConfig, method: Method, output: Path, most: int = MOST, edges: str | None = None) -> Path:
+def propose(
+    config: DetConfig,
+    method: ProposalMethod,
+    output: Path,
+    *,
+    most: int = 2000,
+    weights: str = "",
+    edges: str = "",
+) -> Path:
     """Write region proposals for the training and the validation images of a config → the file.
 
     Args:
-        config: names the images, and in `weights` the detector whose RPN is to propose
+        config: names the images
         method: what finds the proposals
         output: a .npz file to write
-        most: proposals kept for an image, the best ones
-        edges: for edge-boxes, the model of OpenCV's structured edges
+        most: maximum number of proposals per image, the best ones
+        weights: for rpn, a run folder or a weights file of the detector whose RPN proposes
+        edges: for edge-boxes, the file of OpenCV's structured-edge model
 
     Raises UserError if something that the method needs is missing.
     """
     splits = dict.fromkeys(f"{config.data.train}+{config.data.val}".split("+"))
     annotations = read_annotations(config.data, "+".join(splits), config.data.classes)
     if method == "rpn":
-        boxes, seconds = from_network(annotations, config, most)
+        boxes, seconds = from_network(annotations, config, weights, most)
     else:
         boxes, seconds = from_pixels(annotations, method, edges, most)
     ids = [annotations.id(index) for index in range(len(annotations))]
@@ -61,18 +68,20 @@ def propose(config: DetConfig, method: Method, output: Path, most: int = MOST, e
     return output
 
 
-def from_network(annotations: Annotations, config: DetConfig, most: int) -> tuple[list[np.ndarray], float]:
-    """The proposals of the network that `config.weights` names, and the seconds that its backbone and RPN take."""
-    if not config.weights:
-        raise UserError("Name a trained detector whose RPN is to propose, with --weights RUN.")
-    file = load_model(config.weights)
+def from_network(
+    annotations: Annotations, config: DetConfig, weights: str, most: int
+) -> tuple[list[np.ndarray], float]:
+    """The proposals of the network that `weights` names, and the seconds that its backbone and RPN take."""
+    if not weights:
+        raise UserError("The method rpn needs a trained detector: pass --weights RUN.")
+    file = load_model(weights)
     if file.config.model.proposals == "given":
-        raise UserError(f"{config.weights} has no RPN, it was given its proposals: name another detector.")
+        raise UserError(f"{weights} has no RPN, since it was given its proposals: pass another detector.")
     runtime = runtimes.start(config.device, config.solver.precision)
-    network = prepare(file, config.weights, runtime)
+    network = prepare(file, weights, runtime)
     found = predict_and_propose(network, validation_batches(annotations, config, runtime), runtime, most)
     stages = runtimes.from_main(lambda: time_alone(network, annotations, config, runtime))
-    return [proposals.numpy() for _, proposals in in_order(found)], stages.trunk + stages.proposals
+    return [proposals.numpy() for _, proposals in in_order(found)], stages.backbone + stages.proposals
 
 
 def time_alone(network: StagedNetwork, annotations: Annotations, config: DetConfig, runtime: Runtime) -> Stages:
@@ -82,13 +91,11 @@ def time_alone(network: StagedNetwork, annotations: Annotations, config: DetConf
     return stages
 
 
-def from_pixels(
-    annotations: Annotations, method: str, edges: str | None, most: int
-) -> tuple[list[np.ndarray], float]:
+def from_pixels(annotations: Annotations, method: str, edges: str, most: int) -> tuple[list[np.ndarray], float]:
     """The proposals of a method that looks at an image alone, and the mean seconds an image took one process."""
     find: Callable[[np.ndarray], np.ndarray] = selective_search
     if method == "edge-boxes":
-        find = partial(edge_boxes, model=_edges(edges))
+        find = partial(edge_boxes, model=_checked_edges(edges))
     elif find_spec("skimage") is None:
         raise UserError("Selective search needs the package scikit-image: pip install 'resdet[proposals]'.")
     own = range(runtimes.rank(), len(annotations), runtimes.world_size())
@@ -116,18 +123,18 @@ def edge_boxes(image: np.ndarray, model: str) -> np.ndarray:
     return boxes
 
 
-def _edges(model: str | None) -> str:
-    """The file of OpenCV's edge detector, if all is there."""
+def _checked_edges(model: str) -> str:
+    """The file of OpenCV's edge detector. Raises UserError if OpenCV cannot use it."""
     if not hasattr(cv2, "ximgproc"):
         raise UserError("EdgeBoxes needs OpenCV's extra modules: install opencv-contrib-python-headless instead.")
-    if model is None or not Path(model).is_file():
-        raise UserError(
-            f"EdgeBoxes needs OpenCV's model.yml.gz of structured edges: name it with --edges, not {model}."
-        )
+    if not model:
+        raise UserError("EdgeBoxes needs OpenCV's model of structured edges: pass --edges model.yml.gz.")
+    if not Path(model).is_file():
+        raise UserError(f"Structured-edge model not found: {model}; pass OpenCV's model.yml.gz with --edges.")
     try:
         vars(cv2)["ximgproc"].createStructuredEdgeDetection(model)
     except cv2.error as error:
-        raise UserError(f"{model} is no model of structured edges: take model.yml.gz of OpenCV.") from error
+        raise UserError(f"{model} is not a structured-edge model: pass OpenCV's model.yml.gz.") from error
     return model
 
 

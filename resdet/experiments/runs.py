@@ -42,7 +42,7 @@ def _read_config(run: Path, kind: type[C]) -> C:
     except (ValueError, UserError) as error:
         raise UserError(
             f"{path} cannot be used ({reason(error)}): use the resdet that wrote it, or start a new training with "
-            f"--weights {run}."
+            f"--init-weights {run}."
         ) from error
 
 

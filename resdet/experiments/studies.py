@@ -147,7 +147,7 @@ STUDIES: dict[str, Study] = {
         DetConfig,
         {
             f"{count} proposals": _bccd(
-                test={"test.after_nms": count, "test.before_nms": 6000}, run="baseline", paper=paper
+                test={"test.post_nms_topk": count, "test.pre_nms_topk": 6000}, run="baseline", paper=paper
             )
             for count, paper in ((10, ""), (30, ""), (100, "55.1"), (300, "56.8"), (1000, "56.3"))
         },

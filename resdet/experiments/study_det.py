@@ -39,14 +39,14 @@ def compare_detectors(study: Study, configs: Mapping[str, DetConfig], folder: Pa
         configs: how each is trained, by the same labels
         folder: gets the run folders too
     """
-    to_test: dict[str, DetConfig] = {}
+    to_test: dict[str, tuple[DetConfig, str]] = {}
     scores: dict[str, Scores] = {}
     for label, row in study.rows.items():
         trained = _train(label, row, configs[label], folder)
         ensemble = {"test.ensemble": tuple(str(folder / run) for run in row.ensemble)} if row.ensemble else {}
-        changes = {**row.test, **ensemble, "weights": str(trained)}
-        to_test[label] = with_settings(load_model(trained).config, changes)
-        scores[label] = _test(to_test[label])
+        config = with_settings(load_model(trained).config, {**row.test, **ensemble})
+        to_test[label] = config, str(trained)
+        scores[label] = _test(*to_test[label])
         if runtimes.is_main():
             _write_table(study, scores, {}, folder)  # after each row, so that an interrupted study shows some
     if not runtimes.is_main():  # processes that share a machine would slow the measurement
@@ -69,32 +69,33 @@ def _train(label: str, row: Row, config: DetConfig, folder: Path) -> Path:
     return train_or_resume(with_settings(config, {"runs": str(folder), "name": name}))
 
 
-def _test(config: DetConfig) -> Scores:
-    """Score the trained detector `config.weights`."""
+def _test(config: DetConfig, weights: str) -> Scores:
+    """Score a trained detector."""
     runtime = runtimes.start(config.device, config.solver.precision)
-    figures = score(*network_and_data(config, runtime), runtime)
+    figures = score(*network_and_data(config, weights, runtime), runtime)
     return Scores(figures["map07"], figures["ap50"])
 
 
-def _time(configs: Mapping[str, DetConfig]) -> dict[str, Stages]:
+def _time(detectors: Mapping[str, tuple[DetConfig, str]]) -> dict[str, Stages]:
     """The seconds of an image, of all detectors in turns."""
     trials, given = [], []
-    for config in configs.values():
+    for config, weights in detectors.values():
         runtime = runtimes.start(config.device, config.solver.precision).alone()
-        network, annotations, one_by_one = network_and_data(with_settings(config, {"test.batch_size": 1}), runtime)
+        one_by_one = with_settings(config, {"test.batch_size": 1})
+        network, annotations, one_by_one = network_and_data(one_by_one, weights, runtime)
         batches = islice(validation_batches(annotations, one_by_one, runtime), TIMED_BATCHES)
         trials.append((network, tuple(batches)))
         given.append(given_proposals(annotations, one_by_one, 1))
     return {
         label: stages._replace(proposals=own.seconds) if own else stages
-        for label, stages, own in zip(configs, time_stages(trials), given, strict=True)
+        for label, stages, own in zip(detectors, time_stages(trials), given, strict=True)
     }
 
 
 def _write_table(study: Study, scores: Mapping[str, Scores], stages: Mapping[str, Stages], folder: Path) -> str:
     """Write what there is, as Markdown, to `folder`/table.md → the same."""
     lines = [
-        f"| | VOC07 mAP | AP50 | proposals (s) | trunk (s) | regions (s) | together (s) | {study.paper} |",
+        f"| | VOC07 mAP | AP50 | proposals (s) | backbone (s) | regions (s) | together (s) | {study.paper} |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for label, own in scores.items():

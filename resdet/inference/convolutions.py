@@ -1,6 +1,6 @@
 """Convolutions for inference: ReLU(conv(x) + bias + added) in one step, as fast as the device allows.
 
-All of them have the same forward; `fused_conv2d` chooses. Letters: K outputs, C inputs, a kernel of k×k.
+All of them have the same forward; `fused_conv2d` chooses. Shapes: K outputs, C inputs, a kernel of k×k.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ He et al. 2015, appendix B. Every region is seen in several views: by each netwo
 in its mirror image, pooled from two adjacent scales. Scores and boxes are averaged over the views. Refinement pools
 again from the boxes that were found, and joins both predictions.
 
-Letters: N images, R regions of an image, C classes.
+Shapes: N images, R regions of an image, C classes.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class TestTimeRCNN(nn.Module):
             if proposals is not None:
                 return self.detect(views, proposals, sizes), [own[:most] for own in proposals]
             detections = self.detect(views, self.propose(images, sizes, views), sizes)
-            return detections, self.propose(images, sizes, views, after_nms=most)
+            return detections, self.propose(images, sizes, views, post_nms_topk=most)
 
     def detect(self, views: Sequence[View], rois: Sequence[Tensor], sizes: Tensor) -> list[Detections]:
         """What the views make of the regions (R, 4) of each image."""
@@ -119,14 +119,14 @@ class TestTimeRCNN(nn.Module):
         return [self.models[0].roi_heads.select(predictions) for predictions in found]
 
     def propose(
-        self, images: Tensor, sizes: Tensor, views: Sequence[View], after_nms: int | None = None
+        self, images: Tensor, sizes: Tensor, views: Sequence[View], post_nms_topk: int | None = None
     ) -> list[Tensor]:
         """The proposals (R, 4) of all networks for each image, one network's after another's."""
         small, small_sizes = resize_images(images, sizes, self.base)
         per_model = []
         for model, view in zip(self.models, views, strict=False):  # the first views are not flipped
             features = view.features if self.base == 1 else model.features(small, small_sizes, (1.0,))
-            per_model.append(model.propose(model.score_anchors(features), small_sizes, after_nms=after_nms))
+            per_model.append(model.propose(model.score_anchors(features), small_sizes, post_nms_topk=post_nms_topk))
         return [
             resize(torch.cat(own), sought, given)
             for own, sought, given in zip(

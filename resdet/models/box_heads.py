@@ -86,8 +86,8 @@ class ConvFCHead(nn.Module):
     Args:
         inputs: channels of the feature maps
         bins: numbers of a pooled region in each channel
-        convs: outputs of the 3×3 convolutions
-        fcs: outputs of the fully connected layers
+        conv_dims: outputs of the 3×3 convolutions
+        fc_dims: outputs of the fully connected layers
         dropout: probability after each of these
         after_vgg16: the feature maps are VGG-16's
     """
@@ -97,20 +97,20 @@ class ConvFCHead(nn.Module):
         inputs: int,
         bins: int,
         *,
-        convs: Sequence[int],
-        fcs: Sequence[int],
+        conv_dims: Sequence[int],
+        fc_dims: Sequence[int],
         dropout: float,
         after_vgg16: bool = False,
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.are_vgg16s = after_vgg16 and not convs and tuple(fcs) == (4096, 4096) and bins == 49
+        self.are_vgg16s = after_vgg16 and not conv_dims and tuple(fc_dims) == (4096, 4096) and bins == 49
         self.convs, self.fcs = nn.ModuleList(), nn.ModuleList()
-        for width in convs:
+        for width in conv_dims:
             self.convs.append(nn.Conv2d(inputs, width, 3, padding=1))
             inputs = width
         inputs *= bins
-        for width in fcs:
+        for width in fc_dims:
             self.fcs.append(nn.Linear(inputs, width))
             inputs = width
         self.channels = inputs

@@ -62,11 +62,11 @@ def build_detector(config: DetConfig, num_classes: int) -> FasterRCNN:
             nms_iou=config.rpn.nms_iou,
         ),
         scales=model.maxout or (1.0,),
-        learn=config.learn,
+        train_only=config.train_only,
     )
     # What has no loss has no gradient either, which processes that train together would wait for.
-    for part, others in ((detector.rpn, "head"), (detector.roi_heads, "rpn")):
-        if part is not None and config.learn == others:
+    for part, others in ((detector.rpn, "roi_heads"), (detector.roi_heads, "rpn")):
+        if part is not None and config.train_only == others:
             part.requires_grad_(False)
     return detector
 
@@ -86,34 +86,34 @@ class Network(NamedTuple):
 def build_network(model: ModelConfig) -> Network:
     """The network that is to become a backbone, and perhaps a box head."""
     style = STYLES[model.style]
-    if model.trunk == "timm":
+    if model.backbone == "timm":
         return Network(*timm_parts(model.timm, model.norm))
-    if model.trunk not in RESNETS:
-        return Network({"vgg16": VGG16Backbone, "zf": ZFBackbone}[model.trunk](), None, 0, style)
+    if model.backbone not in RESNETS:
+        return Network({"vgg16": VGG16Backbone, "zf": ZFBackbone}[model.backbone](), None, 0, style)
     resnet = ResNet(
         model.depth,
         norm=NORMS[model.norm],
         stride_in_1x1=style.stride_in_1x1,
         conv5_stride=model.conv5_stride,
-        **RESNETS[model.trunk],
+        **RESNETS[model.backbone],
     )
     return Network(resnet.backbone, resnet.conv5_x, resnet.channels, style)
 
 
 def build_box_head(model: ModelConfig, network: Network, pooler: RoIPooler) -> Conv5Head | ConvFCHead:
     """What a pooled region goes through. Raises UserError if the network has nothing for it."""
-    if model.pooling != "warp" and model.body == "layers":
+    if model.pooling != "warp" and model.box_head == "conv_fc":
         return ConvFCHead(
             network.backbone.channels,
             pooler.bins,
-            convs=model.convs,
-            fcs=model.fcs,
+            conv_dims=model.conv_dims,
+            fc_dims=model.fc_dims,
             dropout=model.dropout,
             after_vgg16=isinstance(network.backbone, VGG16Backbone),
         )
     if not network.rest:
         raise UserError(
-            f"Nothing follows the stride-16 map of {model.timm or model.trunk}: set --model.body layers."
+            f"Nothing follows the stride-16 map of {model.timm or model.backbone}: set --model.box-head conv_fc."
         )
     if model.pooling == "warp":
         return WarpedHead(network.backbone, network.rest, network.channels)
@@ -124,8 +124,8 @@ def refuse_contradictions(model: ModelConfig) -> None:
     """Raise UserError for settings of which each is possible, but not all together."""
     if model.pooling == "warp" and model.proposals == "rpn":
         raise UserError("Cut out of the image, regions leave no map to an RPN: set --model.proposals given.")
-    if model.pooling == "pyramid" and (model.body == "conv5" or model.convs):
-        raise UserError("The bins of a spatial pyramid are no map: set --model.body layers, without convs.")
+    if model.pooling == "pyramid" and (model.box_head == "conv5" or model.conv_dims):
+        raise UserError("The bins of a spatial pyramid are no map: set --model.box-head conv_fc, without convs.")
     ascends = sorted(set(model.maxout)) == list(model.maxout)
     if model.maxout and (len(model.maxout) < 2 or not ascends or model.maxout[-1] != 1):
         raise UserError(f"model.maxout must ascend and end with 1, as 0.5 1, not {model.maxout}.")

@@ -1,6 +1,6 @@
 """A residual network as a classifier of images, and its loss.
 
-Letters: N images, K classes.
+Shapes: N images, K classes.
 """
 
 from __future__ import annotations

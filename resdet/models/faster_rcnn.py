@@ -29,7 +29,7 @@ class FasterRCNN(nn.Module):
         roi_heads: feature maps and proposals → classes and boxes
         scales: sizes, in shares of that of the images given, at which they go through the backbone; the last is 1.
             They may be set anew at any time
-        learn: whose losses count: of "all", of the "rpn" or of the "head" (the steps of alternating training)
+        train_only: "rpn" or "roi_heads", whose losses alone count (the steps of alternating training); "" for both
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class FasterRCNN(nn.Module):
         roi_heads: RoIHeads,
         *,
         scales: Sequence[float] = (1.0,),
-        learn: Literal["all", "rpn", "head"] = "all",
+        train_only: Literal["", "rpn", "roi_heads"] = "",
     ) -> None:
         super().__init__()
         self.pixel_norm, self.backbone, self.rpn, self.roi_heads = pixel_norm, backbone, rpn, roi_heads
-        self.scales, self.learn = tuple(scales), learn
+        self.scales, self.train_only = tuple(scales), train_only
 
     @overload
     def forward(
@@ -106,11 +106,16 @@ class FasterRCNN(nn.Module):
         return self.rpn(features)
 
     def propose(
-        self, scored: ScoredAnchors | None, sizes: Tensor, *, training: bool = False, after_nms: int | None = None
+        self,
+        scored: ScoredAnchors | None,
+        sizes: Tensor,
+        *,
+        training: bool = False,
+        post_nms_topk: int | None = None,
     ) -> list[Tensor]:
         """The RPN's proposals, as `RPN.propose` has them."""
         assert self.rpn is not None and scored is not None
-        return self.rpn.propose(scored, sizes, training=training, after_nms=after_nms)
+        return self.rpn.propose(scored, sizes, training=training, post_nms_topk=post_nms_topk)
 
     def losses(
         self,
@@ -125,12 +130,12 @@ class FasterRCNN(nn.Module):
         if self._trains_rpn(targets):
             assert self.rpn is not None and scored is not None
             rpn_terms = self.rpn.losses(scored, sizes, targets)
-        if self.learn != "rpn":
+        if self.train_only != "rpn":
             roi_terms = self.roi_heads.losses(features, proposals, sizes, targets)
         return Losses(*rpn_terms, *roi_terms)
 
     def _trains_rpn(self, targets: Sequence[Target] | None) -> bool:
-        return targets is not None and self.rpn is not None and self.learn != "head"
+        return targets is not None and self.rpn is not None and self.train_only != "roi_heads"
 
     def detect_and_propose(
         self, images: Tensor, sizes: Tensor, most: int, proposals: Sequence[Tensor] | None = None
@@ -141,7 +146,7 @@ class FasterRCNN(nn.Module):
             return self.roi_heads.detect(features, proposals, sizes), [own[:most] for own in proposals]
         scored = self.score_anchors(features)
         detections = self.roi_heads.detect(features, self.propose(scored, sizes), sizes)
-        return detections, self.propose(scored, sizes, after_nms=most)
+        return detections, self.propose(scored, sizes, post_nms_topk=most)
 
     def classifier_parts(self) -> dict[str, nn.Module]:
         """Which part of a classifier fills which module of the detector."""

@@ -64,7 +64,7 @@ def select(
     nms_iou: float,
     max_detections: int,
     vote_iou: float = 0.0,
-    soft_nms: float = 0.0,
+    soft_nms_sigma: float = 0.0,
 ) -> Detections:
     """The detections of an image (Fast R-CNN §2.4).
 
@@ -73,14 +73,14 @@ def select(
         nms_iou: overlap above which the worse of two boxes of a class goes
         max_detections: kept
         vote_iou: overlap from which boxes of a class have a vote in those that are kept (`vote`); 0 has none
-        soft_nms: σ with which scores decay instead of boxes being suppressed (`soften`); 0 suppresses
+        soft_nms_sigma: σ with which scores decay instead of boxes being suppressed (`soften`); 0 suppresses
     """
     region, label = (predictions.scores >= min_score).nonzero().unbind(1)  # (D,), (D,)
     found, score = predictions.boxes[region, label], predictions.scores[region, label]
     solid = (found[:, 2:] > found[:, :2]).all(1)  # a box pushed out of the image has no area
     found, score, label = found[solid], score[solid], label[solid]
-    if soft_nms:
-        keep, kept_scores = soften(found, score, label, soft_nms, min_score, max_detections)
+    if soft_nms_sigma:
+        keep, kept_scores = soften(found, score, label, soft_nms_sigma, min_score, max_detections)
     else:
         keep = ops.batched_nms(found, score, label, nms_iou, max_detections)
         kept_scores = score[keep]

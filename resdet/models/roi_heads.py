@@ -95,13 +95,19 @@ class RoIHeads(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Classification and box loss of a mini-batch of each image's regions (Fast R-CNN §2.3)."""
         sampled = [self.sample(own, target) for own, target in zip(proposals, targets, strict=True)]
-        if self.settings.mining:
+        if self.settings.ohem:
             sampled = self._hardest(features, sampled, sizes)
         class_logits, box_deltas = self(features, [regions.rois for regions in sampled], sizes)
         classes, box_targets = _joined(sampled)
         own = self.settings
         return head_loss(
-            class_logits, box_deltas, classes, box_targets, len(targets), batch=own.batch, beta=own.beta
+            class_logits,
+            box_deltas,
+            classes,
+            box_targets,
+            len(targets),
+            batch=own.batch_size_per_image,
+            beta=own.beta,
         )
 
     def sample(self, proposals: Tensor, target: Target) -> RoITargets:
@@ -111,8 +117,8 @@ class RoIHeads(nn.Module):
             proposals,
             target,
             self.box_predictor.num_classes,
-            batch=EVERY_REGION if own.mining else own.batch,
-            foreground_fraction=1 if own.mining else own.foreground_fraction,
+            batch=EVERY_REGION if own.ohem else own.batch_size_per_image,
+            foreground_fraction=1 if own.ohem else own.foreground_fraction,
             foreground_iou=own.foreground_iou,
             background_iou=own.background_iou,
             box_coder=self.box_coder,
@@ -126,7 +132,7 @@ class RoIHeads(nn.Module):
         losses = region_losses(class_logits, box_deltas, classes, box_targets, beta=self.settings.beta)
         parts = losses.split([len(regions.rois) for regions in sampled])
         return [
-            hardest(regions, part, self.settings.batch, self.nms_iou)
+            hardest(regions, part, self.settings.batch_size_per_image, self.nms_iou)
             for regions, part in zip(sampled, parts, strict=True)
         ]
 
@@ -150,7 +156,7 @@ class RoIHeads(nn.Module):
             nms_iou=test.nms_iou,
             max_detections=test.max_detections,
             vote_iou=test.vote_iou,
-            soft_nms=test.soft_nms,
+            soft_nms_sigma=test.soft_nms_sigma,
         )
 
 

@@ -90,7 +90,7 @@ class RPN(nn.Module):
                 target,
                 height,
                 width,
-                batch=own.batch,
+                batch=own.batch_size_per_image,
                 foreground_fraction=own.foreground_fraction,
                 foreground_iou=own.foreground_iou,
                 background_iou=own.background_iou,
@@ -99,11 +99,16 @@ class RPN(nn.Module):
             for target, (height, width) in zip(targets, sizes.tolist(), strict=True)
         ]
         return rpn_loss(
-            scored.logits, scored.deltas, sampled, batch=own.batch, beta=own.beta, box_weight=own.box_weight
+            scored.logits,
+            scored.deltas,
+            sampled,
+            batch=own.batch_size_per_image,
+            beta=own.beta,
+            box_weight=own.box_weight,
         )
 
     def propose(
-        self, scored: ScoredAnchors, sizes: Tensor, *, training: bool = False, after_nms: int | None = None
+        self, scored: ScoredAnchors, sizes: Tensor, *, training: bool = False, post_nms_topk: int | None = None
     ) -> list[Tensor]:
         """The proposals (P, 4) of each image, best first, without gradient.
 
@@ -111,7 +116,7 @@ class RPN(nn.Module):
             scored: what `forward` returned
             sizes: (N, 2) heights and widths of the images
             training: as many as in training, not as at test time
-            after_nms: as many as this instead
+            post_nms_topk: as many as this instead
         """
         limits = self.settings if training else self.test
         return propose(
@@ -119,8 +124,8 @@ class RPN(nn.Module):
             scored.deltas.detach(),
             scored.anchors,
             sizes,
-            before_nms=limits.before_nms,
-            after_nms=limits.after_nms if after_nms is None else after_nms,
+            pre_nms_topk=limits.pre_nms_topk,
+            post_nms_topk=limits.post_nms_topk if post_nms_topk is None else post_nms_topk,
             nms_iou=self.settings.nms_iou,
             min_size=self.settings.min_size,
         )
@@ -134,8 +139,8 @@ def propose(
     anchors: Tensor,
     sizes: Tensor,
     *,
-    before_nms: int,
-    after_nms: int,
+    pre_nms_topk: int,
+    post_nms_topk: int,
     nms_iou: float,
     min_size: float,
 ) -> list[Tensor]:
@@ -146,8 +151,8 @@ def propose(
         deltas: (N, K, 4)
         anchors: (K, 4)
         sizes: (N, 2) heights and widths of the images; boxes are clipped to them
-        before_nms: boxes kept by score before non-maximum suppression
-        after_nms: boxes kept after it
+        pre_nms_topk: boxes kept by score before non-maximum suppression
+        post_nms_topk: boxes kept after it
         nms_iou: overlap above which the worse box goes
         min_size: boxes with a shorter side (pixels) or without area are dropped
 
@@ -156,10 +161,10 @@ def propose(
     """
     proposals = []
     for image_logits, image_deltas, (height, width) in zip(logits, deltas, sizes.tolist(), strict=True):
-        scores, order = image_logits.topk(min(before_nms, len(image_logits)))
+        scores, order = image_logits.topk(min(pre_nms_topk, len(image_logits)))
         candidates = boxes.clip(boxes.decode(image_deltas[order], anchors[order]), height, width)
         sides = (candidates[:, 2:] - candidates[:, :2]).amin(1)
         keep = (sides >= min_size) & (sides > 0)
         candidates, scores = candidates[keep], scores[keep]
-        proposals.append(candidates[ops.nms(candidates, scores, nms_iou, after_nms)])
+        proposals.append(candidates[ops.nms(candidates, scores, nms_iou, post_nms_topk)])
     return proposals

@@ -1,6 +1,6 @@
 """What the network should have said: targets for anchors and for regions, as pure functions.
 
-Letters: K anchors, P proposals, G ground-truth boxes, R regions, of one image.
+Shapes: K anchors, P proposals, G ground-truth boxes, R regions, of one image.
 """
 
 from __future__ import annotations

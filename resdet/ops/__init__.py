@@ -1,7 +1,7 @@
 """Region operators: `roi_pool`, `roi_align`, `nms`, `batched_nms`; and what networks are made of on a CPU.
 
-Letters: N images, C channels, (H, W) the feature map, R regions, S the output size, M boxes.
-`scale` is the feature map's size over the image's (1/16 for a C4 trunk). They run our own kernels (csrc/), and
+Shapes: N images, C channels, (H, W) the feature map, R regions, S the output size, M boxes.
+`scale` is the feature map's size over the image's (1/16 for a C4 backbone). They run our own kernels (csrc/), and
 torchvision's where those could not be built. Regions and boxes always count in full precision.
 """
 

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 
-from resdet.cli.check_data import main
 from resdet.data.annotations import Annotations
 from resdet.data.check import anchor_overlap, check_annotations, odd_names, resized_boxes, size_histogram
 from resdet.data.duplicates import fingerprint, twins
@@ -209,4 +208,3 @@ def test_a_damaged_and_a_resized_image_are_found(
     kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
     assert status == 0 and "train_00000.jpg" in kinds["unreadable image"]
     assert "train_00001.jpg has 9×9 pixels, not" in kinds["other size"]
-    assert main.__doc__

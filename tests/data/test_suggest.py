@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resdet.cli.new_recipe import choose_splits
 from resdet.config import DetConfig, ModelConfig, load_config
 from resdet.data.records import ImageRecord, flatten
 from resdet.data.shapes import CLASSES
 from resdet.data.suggest import suggest, suggest_anchors, suggest_size, to_source
+from resdet.experiments.new_recipe import choose_splits
 
 
 def squares(side: float, short: int = 480, count: int = 50, aspect: float = 1.0) -> Any:

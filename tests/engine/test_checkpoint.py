@@ -90,16 +90,16 @@ def test_a_truncated_model(tmp_path: Path, share: float, refuses: Callable[..., 
         load_model(path)
 
 
-METADATA = {"format": "resdet-detector-3", "classes": "[]", "config": "{}", "step": "1"}
+METADATA = {"format": "resdet-detector-4", "classes": "[]", "config": "{}", "step": "1"}
 
 
 @pytest.mark.parametrize(
     "metadata, words",
     [
-        (None, ["no network of resdet"]),
-        ({"format": "pt"}, ["no network of resdet"]),
-        (METADATA | {"format": "resdet-detector-9"}, ["no network of resdet"]),
-        ({"format": "resdet-detector-3"}, ["cannot be used"]),
+        (None, ["not written by resdet"]),
+        ({"format": "pt"}, ["not written by resdet"]),
+        (METADATA | {"format": "resdet-detector-3"}, ["another version of resdet", "resdet-detector-3"]),
+        ({"format": "resdet-detector-4"}, ["cannot be used"]),
         (METADATA | {"classes": "[["}, ["cannot be used"]),
         (METADATA | {"step": "many"}, ["cannot be used"]),
         (METADATA | {"config": json.dumps(to_dict(CONFIG) | {"new": 1})}, ["no setting 'new'", "cannot be used"]),
@@ -140,7 +140,7 @@ def test_a_truncated_state(tmp_path: Path, share: float, refuses: Callable[..., 
     path = tmp_path / "state.pt"
     save_state(path, {"model": weights()})
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with refuses(path, "damaged", f"--weights {tmp_path}"):
+    with refuses(path, "damaged", f"--init-weights {tmp_path}"):
         load_state(path)
 
 

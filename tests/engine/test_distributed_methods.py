@@ -44,7 +44,7 @@ def test_a_study_with_proposals_and_alternating_training(recipe: Path, forkserve
     """Five training runs one after the other; only the main process prints and writes."""
     folder, script = recipe.parent, recipe.parent / "study.py"
     script.write_text(STUDY.format(recipe=str(recipe), proposals=str(folder / "found.npz")))
-    small = ("--model.body", "layers", "--model.fcs", "16", "--solver.steps", "1")
+    small = ("--model.box-head", "conv_fc", "--model.fc-dims", "16", "--solver.steps", "1")
     settings = ("--runs", "runs", *small)
     printed = run_on_two(script, settings, folder, forkserver)
     (talk,) = (text for text in printed.values() if "Done" in text)

@@ -249,8 +249,8 @@ def unsampled_detector(config: DetConfig, norm: str = "group") -> FasterRCNN:
     config = replace(
         config,
         model=replace(config.model, norm=norm),
-        rpn=replace(config.rpn, batch=4096, foreground_fraction=1.0),
-        roi=replace(config.roi, batch=128, foreground_fraction=0.5),
+        rpn=replace(config.rpn, batch_size_per_image=4096, foreground_fraction=1.0),
+        roi=replace(config.roi, batch_size_per_image=128, foreground_fraction=0.5),
     )
     model = fresh_detector(config).double()
     steps = torch.arange(0, 36, 12)
@@ -488,7 +488,7 @@ def test_fine_tuning_on_other_classes_keeps_all_but_the_last_layers(
 ) -> None:
     classes = ("--data.classes", "square", "star", "--data.other-classes", "ignore")
     still = ("--solver.steps", 1, "--solver.lr", 0.0, "--solver.eval-every", 0)
-    status, out, err = cli("train-det", recipe, "--weights", finished, *classes, *still)
+    status, out, err = cli("train-det", recipe, "--init-weights", finished, *classes, *still)
     assert (status, err) == (0, "")
     assert f"{finished} knows other classes (circle, square, triangle, star, ring, cross)" in out
     assert "roi_heads.box_predictor" in out and "start at random" in out
@@ -503,7 +503,7 @@ def test_fine_tuning_on_other_classes_keeps_all_but_the_last_layers(
 
 def test_fine_tuning_on_the_same_classes_keeps_everything(recipe: Path, finished: Path) -> None:
     file = load_model(finished / "last.safetensors")
-    config = load_config(recipe, ["--weights", str(finished / "last.safetensors")])
+    config = load_config(recipe, ["--init-weights", str(finished / "last.safetensors")])
     model = fresh_detector(config)
     assert f"all weights from {finished}/last.safetensors" in start_detector(model, config, file.classes).lower()
     torch.testing.assert_close(dict(model.state_dict()), file.weights, rtol=0, atol=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from toy import ALONE, SOLVER, ToyConfig, toy_batches, toy_losses, toy_network, train_toy
 
-from resdet.cli.run import parse
+from resdet.cli import read
 from resdet.config import ClsConfig, DetConfig, SolverConfig, to_dict, with_settings
 from resdet.config.check import settings
 from resdet.config.resume import CHANGEABLE, FIXED, MEASURED_BY
@@ -67,23 +67,26 @@ def test_each_setting_is_refused_or_taken_over(kind: type, tmp_path: Path, refus
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(json.dumps(to_dict(kind())))
+    command = "train-det" if kind is DetConfig else "train-cls"
     before = {name: value for name, _, value in settings(kind())} | {"name": "run", "runs": str(tmp_path)}
     for name, hint, value in settings(kind()):
         arguments = ["--resume", str(run), *another(name, hint, value)]
         if name in FIXED:
-            with refuses(f"--resume goes on with the {name} of {run}", f"--weights {run}"):
-                parse(arguments, kind, "train")
+            with refuses(f"--resume goes on with the {name} of {run}", f"--init-weights {run}"):
+                read(command, arguments)
         else:
-            changed, resumes = parse(arguments, kind, "train")
-            after = {name: value for name, _, value in settings(changed)}
-            assert resumes and [other for other in after if after[other] != before[other]] == [name]
+            arguments_read = read(command, arguments)
+            after = {name: value for name, _, value in settings(arguments_read.config)}
+            assert arguments_read.resume == run and [other for other in after if after[other] != before[other]] == [
+                name
+            ]
 
 
 @pytest.mark.parametrize("text", ["{", "5", '{"seed": -1}', '{"colour": 1}', "\xff"])
 def test_a_damaged_config_is_refused(text: str, tmp_path: Path, refuses: Callable[..., Any]) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with refuses(tmp_path / "config.json", "cannot be used", f"--weights {tmp_path}"):
-        parse(["--resume", str(tmp_path)], DetConfig, "train")
+    with refuses(tmp_path / "config.json", "cannot be used", f"--init-weights {tmp_path}"):
+        read("train-det", ["--resume", str(tmp_path)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +96,7 @@ def test_a_run_of_a_larger_experiment_is_started_and_then_resumed(
     """Also from another directory; with other settings as far as they may change."""
     calls: list[tuple[Any, bool]] = []
     monkeypatch.setattr(experiment, "train", lambda config, resume: calls.append((config, resume)))
-    config = with_settings(kind(), {"weights": "own", "runs": str(tmp_path / "runs"), "name": "run"})
+    config = with_settings(kind(), {"init_weights": "own", "runs": str(tmp_path / "runs"), "name": "run"})
     experiment.train_or_resume(config)
     run = tmp_path / "runs/run"
     run.mkdir(parents=True)
@@ -104,7 +107,7 @@ def test_a_run_of_a_larger_experiment_is_started_and_then_resumed(
     experiment.train_or_resume(longer)
     assert calls == [(config, False), (longer, True)]
     with refuses(f"goes on with the weights of {longer.runs}/run"):
-        experiment.train_or_resume(with_settings(longer, {"weights": "theirs"}))
+        experiment.train_or_resume(with_settings(longer, {"init_weights": "theirs"}))
 
 
 # The optimizer

@@ -121,7 +121,8 @@ def test_every_command_runs_inside_the_process_group(command: str, monkeypatch: 
             opened.clear()
 
     monkeypatch.setattr(runtime, "process_group", Group)
-    monkeypatch.setitem(command_line.COMMANDS, command, lambda arguments: ran.append(bool(opened)))
+    monkeypatch.setattr(command_line, "read", lambda name, arguments: arguments)
+    monkeypatch.setattr(command_line.load(command), "main", lambda arguments: ran.append(bool(opened)))
     for rank in range(2):
         monkeypatch.setattr(runtime, "rank", lambda rank=rank: rank)
         command_line.main([command])
@@ -132,7 +133,8 @@ def test_only_the_main_process_prints(monkeypatch: pytest.MonkeyPatch, capsys: p
     def experiment(arguments: list[str]) -> None:
         logging.getLogger("resdet.experiments.anything").info("a line with 100 %")
 
-    monkeypatch.setitem(command_line.COMMANDS, "train-det", experiment)
+    monkeypatch.setattr(command_line, "read", lambda name, arguments: arguments)
+    monkeypatch.setattr(command_line.load("train-det"), "main", experiment)
     for rank in range(3):
         monkeypatch.setattr(runtime, "rank", lambda rank=rank: rank)
         command_line.main(["train-det"])

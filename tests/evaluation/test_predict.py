@@ -86,7 +86,7 @@ def test_proposals_come_from_the_same_pass(config: DetConfig, annotations: Annot
     for index, (detections, proposals) in found.items():
         torch.testing.assert_close(detections, alone[index], rtol=0, atol=0)
         height, width = annotations.sizes[index].tolist()
-        assert config.test.after_nms < len(proposals) <= 25
+        assert config.test.post_nms_topk < len(proposals) <= 25
         assert (proposals <= torch.tensor([width, height] * 2) + 1e-3).all() and (proposals >= 0).all()
         assert (proposals.amax(0) > 96).any(), "no box would be outside the resized image: the test sees nothing"
     fewer = predict_and_propose(model, validation_batches(annotations, config, ALONE), ALONE, most=5)

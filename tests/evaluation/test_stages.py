@@ -27,7 +27,7 @@ class Clocked:
         return stage
 
     def see(self, images, sizes):
-        return self._run("trunk")
+        return self._run("backbone")
 
     def propose(self, images, sizes, seen):
         return self._run("proposals")
@@ -60,7 +60,7 @@ def test_networks_take_turns_and_the_first_batch_does_not_count(clock):
     of_one, of_two = time_stages([(one, [batch()] * 4), (two, [given] * 4)])
     assert of_one == (2, 2, 3) and of_one.total == 7  # medians, of one of the two images
     assert of_two == (0, 1, 5.5)
-    assert calls == 4 * ["one trunk", "one proposals", "one regions", "two trunk", "two regions"]
+    assert calls == 4 * ["one backbone", "one proposals", "one regions", "two backbone", "two regions"]
 
 
 def test_a_batch_alone_counts(clock):

@@ -80,7 +80,7 @@ def test_selection_with_them(random_boxes):
     predictions = Predictions(torch.rand(20, 3) ** 2, random_boxes(60, 40, 40, 12).reshape(20, 3, 4))
     rules = {"min_score": 0.2, "nms_iou": 0.3, "max_detections": 10}
     plain_, voted, soft = (
-        select(predictions, **rules, **more) for more in ({}, {"vote_iou": 0.5}, {"soft_nms": 0.5})
+        select(predictions, **rules, **more) for more in ({}, {"vote_iou": 0.5}, {"soft_nms_sigma": 0.5})
     )
     assert torch.equal(plain_.scores, voted.scores) and not torch.equal(plain_.boxes, voted.boxes)
     assert (soft.scores[:-1] >= soft.scores[1:]).all() and len(soft.scores) == 10 > 0

@@ -70,7 +70,7 @@ def test_training_convolves_before_pooling_and_nothing_changes(random_boxes, str
 
 @pytest.mark.parametrize(("convs", "fcs"), [((), (5,)), ((4,), (7, 5)), ((4, 8), (9,))])
 def test_layers_are_convolutions_then_fully_connected_ones(random_boxes, convs, fcs):
-    head = ConvFCHead(6, 9, convs=convs, fcs=fcs, dropout=0.5).eval()
+    head = ConvFCHead(6, 9, conv_dims=convs, fc_dims=fcs, dropout=0.5).eval()
     map_, rois, image_index = torch.randn(2, 6, 6, 8), random_boxes(5), torch.tensor([0, 1, 1, 0, 1])
     regions = RoIPooler("pool", 3), FeatureMaps([map_], [16]), rois, image_index
     x = ops.roi_pool(map_, rois, image_index, 3, 1 / 16)
@@ -85,10 +85,10 @@ def test_layers_are_convolutions_then_fully_connected_ones(random_boxes, convs, 
 
 def test_the_layers_that_vgg16_fills_are_its_own():
     def parts(**settings):
-        given = {"convs": (), "fcs": (4096, 4096), "dropout": 0.5, "after_vgg16": True} | settings
+        given = {"conv_dims": (), "fc_dims": (4096, 4096), "dropout": 0.5, "after_vgg16": True} | settings
         with torch.device("meta"):
             return list(ConvFCHead(512, given.pop("bins", 49), **given).classifier_parts())
 
     assert parts() == ["fcs"]
-    for other in ({"after_vgg16": False}, {"bins": 36}, {"fcs": (4096,)}, {"convs": (512,)}):
+    for other in ({"after_vgg16": False}, {"bins": 36}, {"fc_dims": (4096,)}, {"conv_dims": (512,)}):
         assert parts(**other) == []

@@ -18,32 +18,35 @@ from resdet.types import Target
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 GIVEN = {"proposals": "given"}
-LAYERS = {"body": "layers", "fcs": (24, 16)}
+LAYERS = {"box_head": "conv_fc", "fc_dims": (24, 16)}
 KINDS = {
-    "plain": {"trunk": "plain"},
-    "preact": {"trunk": "preact"},
-    "vgg16": {"trunk": "vgg16", **LAYERS},
-    "zf": {"trunk": "zf", "pool_size": 6, **LAYERS},
-    "noc": {**LAYERS, "convs": (16, 8)},
+    "plain": {"backbone": "plain"},
+    "preact": {"backbone": "preact"},
+    "vgg16": {"backbone": "vgg16", **LAYERS},
+    "zf": {"backbone": "zf", "pool_size": 6, **LAYERS},
+    "noc": {**LAYERS, "conv_dims": (16, 8)},
     "context": {"context": True},
     "maxout": {"maxout": (0.5, 0.75, 1.0)},
-    "noc without fc": {"body": "layers", "fcs": (), "convs": (8,)},
-    "noc maxout": {**LAYERS, "maxout": (0.5, 1.0), "convs": (16, 8)},
-    "timm": {"trunk": "timm", "timm": "resnet10t", "norm": "sync_batch", "pool_size": 6},
+    "noc without fc": {"box_head": "conv_fc", "fc_dims": (), "conv_dims": (8,)},
+    "noc maxout": {**LAYERS, "maxout": (0.5, 1.0), "conv_dims": (16, 8)},
+    "timm": {"backbone": "timm", "timm": "resnet10t", "norm": "sync_batch", "pool_size": 6},
     "sppnet": {**GIVEN, **LAYERS, "pooling": "pyramid", "freeze": ("conv1", "conv2_x", "conv3_x", "conv4_x")},
     "rcnn": {**GIVEN, "pooling": "warp", "pool_size": 32},
     "fast": GIVEN,
 }
 
 
-def make(kind, learn="all"):
+def make(kind, train_only=""):
     """A small one."""
     torch.manual_seed(0)
-    config = DetConfig(learn=learn)
+    config = DetConfig(train_only=train_only)
     model = replace(config.model, depth=18, norm="group", freeze=(), pool_size=4, anchor_scales=(16, 32))
     model = replace(model, rpn_channels=32, **KINDS.get(kind, {}))
-    test = replace(config.test, before_nms=100, after_nms=20, min_score=0)
-    rpn, roi = replace(config.rpn, cross_boundary=True, after_nms=30), replace(config.roi, batch=8)
+    test = replace(config.test, pre_nms_topk=100, post_nms_topk=20, min_score=0)
+    rpn, roi = (
+        replace(config.rpn, cross_boundary=True, post_nms_topk=30),
+        replace(config.roi, batch_size_per_image=8),
+    )
     network = build_detector(replace(config, model=model, test=test, rpn=rpn, roi=roi), 3)
     torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.3)
     return network.to(memory_format=torch.channels_last)
@@ -84,11 +87,11 @@ def test_every_kind_learns(kind, batch):
     [
         ({"maxout": (1.0,)}, ("model.maxout", "ascend")),
         ({"maxout": (1.0, 0.5)}, ("model.maxout", "ascend")),
-        ({"trunk": "vgg16"}, ("vgg16", "--model.body layers")),
-        ({"trunk": "zf", "pooling": "warp", **GIVEN}, ("zf", "--model.body layers")),
+        ({"backbone": "vgg16"}, ("vgg16", "--model.box-head conv_fc")),
+        ({"backbone": "zf", "pooling": "warp", **GIVEN}, ("zf", "--model.box-head conv_fc")),
         ({"pooling": "warp"}, ("--model.proposals given",)),
-        ({"pooling": "pyramid"}, ("pyramid", "--model.body layers")),
-        ({"pooling": "pyramid", **LAYERS, "convs": (8,)}, ("pyramid", "without convs")),
+        ({"pooling": "pyramid"}, ("pyramid", "--model.box-head conv_fc")),
+        ({"pooling": "pyramid", **LAYERS, "conv_dims": (8,)}, ("pyramid", "without convs")),
         ({"freeze": ("conv9",)}, ("'conv9'", "conv4_x")),
     ],
 )
@@ -128,12 +131,14 @@ def test_an_rpn_learns_beside_given_proposals(batch):
     """Where all is to be learnt; a head that learns alone does not ask it."""
     together = make("resnet")(*batch)
     assert together.rpn_cls > 0 and together.roi_cls > 0
-    assert make("resnet", "head")(*batch).rpn_cls == 0
+    assert make("resnet", "roi_heads")(*batch).rpn_cls == 0
 
 
-@pytest.mark.parametrize(("learn", "zero", "still"), [("rpn", "roi", "roi_heads."), ("head", "rpn", "rpn.")])
-def test_the_steps_of_alternating_training_learn_their_part(learn, zero, still, batch):
-    network = make("resnet", learn)
+@pytest.mark.parametrize(
+    ("train_only", "zero", "still"), [("rpn", "roi", "roi_heads."), ("roi_heads", "rpn", "rpn.")]
+)
+def test_the_steps_of_alternating_training_learn_their_part(train_only, zero, still, batch):
+    network = make("resnet", train_only)
     losses = network(*batch[:3])
     for name, term in losses._asdict().items():
         assert (term == 0) == name.startswith(zero), name

@@ -220,8 +220,8 @@ def test_a_converted_detector_finds_what_detectron2_does(
     for fact in ("ResNet-50 C4", "20 classes", "BGR", "103.53", "1×1", "32, 64, 128", "corner", "1000 proposals"):
         assert fact in out
     file = load_model(folder / "ours.safetensors")
-    assert file.classes == VOC_CLASSES and file.config.test.after_nms == 1000
-    file = replace(file, config=replace(file.config, test=replace(file.config.test, after_nms=PROPOSALS)))
+    assert file.classes == VOC_CLASSES and file.config.test.post_nms_topk == 1000
+    file = replace(file, config=replace(file.config, test=replace(file.config.test, post_nms_topk=PROPOSALS)))
     model = restore(file, "here")
     image = torch.randint(0, 256, (3, HEIGHT // 8, WIDTH // 8), dtype=torch.uint8)
     image = F.interpolate(image[None], scale_factor=8)[0]
@@ -291,9 +291,13 @@ def test_the_facts_of_detectron2() -> None:
     assert voc.data.short_sides == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     assert coco.data.short_sides == (640, 672, 704, 736, 768, 800)
     assert (coco.data.test_short_side, coco.data.max_side) == (800, 1333)
-    assert (coco.rpn.before_nms, coco.rpn.after_nms, coco.rpn.nms_iou) == (12000, 2000, 0.7)
-    assert (coco.rpn.batch, coco.rpn.foreground_iou, coco.rpn.background_iou) == (256, 0.7, 0.3)
-    assert (coco.roi.batch, coco.roi.foreground_fraction, coco.roi.background_iou) == (512, 0.25, (0, 0.5))
+    assert (coco.rpn.pre_nms_topk, coco.rpn.post_nms_topk, coco.rpn.nms_iou) == (12000, 2000, 0.7)
+    assert (coco.rpn.batch_size_per_image, coco.rpn.foreground_iou, coco.rpn.background_iou) == (256, 0.7, 0.3)
+    assert (coco.roi.batch_size_per_image, coco.roi.foreground_fraction, coco.roi.background_iou) == (
+        512,
+        0.25,
+        (0, 0.5),
+    )
     assert coco.rpn.cross_boundary and coco.rpn.beta == coco.roi.beta == 0
     settings = detectron2_settings(coco, COCO_CLASSES)
     assert settings == {

@@ -45,9 +45,9 @@ CONFIG = changed(
         "pool_size": 4,
         "conv5_stride": 2,
     },
-    rpn={"batch": 32, "before_nms": 200, "after_nms": 16, "min_size": 1e-3, "cross_boundary": True},
+    rpn={"batch": 32, "pre_nms_topk": 200, "post_nms_topk": 16, "min_size": 1e-3, "cross_boundary": True},
     roi={"batch": 8},
-    test={"before_nms": 200, "after_nms": 12, "max_detections": 30},
+    test={"pre_nms_topk": 200, "post_nms_topk": 12, "max_detections": 30},
 )
 
 
@@ -122,9 +122,9 @@ class Twin(nn.Module):
             layer.load_state_dict(own.state_dict())
         self.rpn = RegionProposalNetwork(
             *(self.anchors, head, config.rpn.foreground_iou, config.rpn.background_iou),
-            *(config.rpn.batch, config.rpn.foreground_fraction),
-            {"training": config.rpn.before_nms, "testing": config.test.before_nms},
-            {"training": config.rpn.after_nms, "testing": config.test.after_nms},
+            *(config.rpn.batch_size_per_image, config.rpn.foreground_fraction),
+            {"training": config.rpn.pre_nms_topk, "testing": config.test.pre_nms_topk},
+            {"training": config.rpn.post_nms_topk, "testing": config.test.post_nms_topk},
             config.rpn.nms_iou,
         )
         predictor = FastRCNNPredictor(512, CLASSES + 1)
@@ -142,7 +142,7 @@ class Twin(nn.Module):
             lambda features, proposals, _: self.pool(features["0"], proposals),
             nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
             predictor,
-            *(0.5, 0.5, config.roi.batch, config.roi.foreground_fraction, (10.0, 10.0, 5.0, 5.0)),
+            *(0.5, 0.5, config.roi.batch_size_per_image, config.roi.foreground_fraction, (10.0, 10.0, 5.0, 5.0)),
             *(config.test.min_score, config.test.nms_iou, config.test.max_detections),
         )
 
@@ -275,11 +275,11 @@ def test_detections_are_sorted_and_lie_in_their_image(detector):
     "config",
     [
         CONFIG,
-        replace(CONFIG, learn="rpn"),
-        replace(CONFIG, learn="head"),
-        changed(CONFIG, model={"context": True}, roi={"mining": True}),
+        replace(CONFIG, train_only="rpn"),
+        replace(CONFIG, train_only="roi_heads"),
+        changed(CONFIG, model={"context": True}, roi={"ohem": True}),
         changed(CONFIG, model={"maxout": (0.5, 1.0)}),
-        changed(CONFIG, model={"body": "layers", "fcs": (16,), "dropout": 0.5}),
+        changed(CONFIG, model={"box_head": "conv_fc", "fc_dims": (16,), "dropout": 0.5}),
     ],
 )
 def test_losses_and_detections_come_from_one_pass(config, given):
@@ -299,7 +299,7 @@ def test_losses_and_detections_come_from_one_pass(config, given):
 
 
 def test_the_limits_at_test_time_and_in_training_are_two(monkeypatch):
-    config = changed(CONFIG, rpn={"after_nms": 7}, test={"after_nms": 3})
+    config = changed(CONFIG, rpn={"post_nms_topk": 7}, test={"post_nms_topk": 3})
     model = random_detector(config)
     seen = []
     propose = model.rpn.propose

@@ -80,7 +80,7 @@ def test_a_detector_of_the_same_classes_is_taken_whole(
     detector_file: Path, assert_sentence: Callable[..., None]
 ) -> None:
     model = fresh()
-    story = start_detector(model, replace(CONFIG, weights=str(detector_file)), CLASSES)
+    story = start_detector(model, replace(CONFIG, init_weights=str(detector_file)), CLASSES)
     assert_same(model.state_dict(), load_model(detector_file).weights)
     assert_sentence(story, detector_file)
 
@@ -92,7 +92,7 @@ def test_a_detector_of_other_classes_gives_all_but_its_last_layers(
     """Other names or another order is enough, even if the shapes would fit."""
     model = fresh(classes=len(classes))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    story = start_detector(model, replace(CONFIG, weights=str(detector_file)), classes)
+    story = start_detector(model, replace(CONFIG, init_weights=str(detector_file)), classes)
     source = load_model(detector_file).weights
     last = {f"roi_heads.box_predictor.{layer}.{kind}" for layer in PREDICTOR for kind in ("weight", "bias")}
     assert last < before.keys()
@@ -105,7 +105,7 @@ def test_a_torchvision_file_becomes_backbone_and_conv5(
 ) -> None:
     model = fresh()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    story = start_detector(model, replace(CONFIG, weights=str(torchvision_file)), CLASSES)
+    story = start_detector(model, replace(CONFIG, init_weights=str(torchvision_file)), CLASSES)
     after, source = model.state_dict(), torch.load(torchvision_file, weights_only=True)
     pairs = {
         "backbone.conv1.conv.weight": "conv1.weight",
@@ -122,7 +122,7 @@ def test_a_torchvision_file_becomes_backbone_and_conv5(
 
 def test_the_network_computes_what_torchvision_does(torchvision_file: Path) -> None:
     """The backbone and conv5_x on a whole image are torchvision's layers 1 to 4; stride 2 in conv5_x, as there."""
-    config = replace(CONFIG, model=replace(CONFIG.model, conv5_stride=2), weights=str(torchvision_file))
+    config = replace(CONFIG, model=replace(CONFIG.model, conv5_stride=2), init_weights=str(torchvision_file))
     model = fresh(config).eval()
     start_detector(model, config, CLASSES)
     theirs = torchvision.models.resnet18()
@@ -145,7 +145,7 @@ def test_the_word_torchvision_asks_for_the_depth(
 
     monkeypatch.setattr(initial, "torchvision_weights", downloaded)
     for word in ("torchvision", "torchvision-v2"):
-        assert_sentence(start_detector(fresh(), replace(CONFIG, weights=word), CLASSES), word)
+        assert_sentence(start_detector(fresh(), replace(CONFIG, init_weights=word), CLASSES), word)
     assert asked == [("resnet18", "V1"), ("resnet18", "V2")]
 
 
@@ -178,7 +178,7 @@ MSRA = replace(CONFIG, model=replace(CONFIG.model, depth=50, style="msra"))
 
 def test_an_msra_pickle_becomes_backbone_and_conv5(msra_file: Path, assert_sentence: Callable[..., None]) -> None:
     model = fresh(MSRA)
-    story = start_detector(model, replace(MSRA, weights=str(msra_file)), CLASSES)
+    story = start_detector(model, replace(MSRA, init_weights=str(msra_file)), CLASSES)
     for name, tensor in model.state_dict().items():
         if name.startswith(("backbone.", "roi_heads.box_head.conv5_x.")):
             expected = {"weight": 0.5 if tensor.ndim == 4 else 2, "bias": 2, "running_mean": 0, "running_var": 1}
@@ -186,16 +186,18 @@ def test_an_msra_pickle_becomes_backbone_and_conv5(msra_file: Path, assert_sente
     assert_sentence(story, msra_file, "backbone and conv5_x", "random")
 
 
-@pytest.mark.parametrize(("fcs", "parts"), [((4096, 4096), "backbone and fcs from"), ((16, 16), "backbone from")])
+@pytest.mark.parametrize(
+    ("fc_dims", "parts"), [((4096, 4096), "backbone and fcs from"), ((16, 16), "backbone from")]
+)
 def test_vgg16_gives_its_fully_connected_layers_too(
-    fcs: tuple[int, ...], parts: str, monkeypatch: pytest.MonkeyPatch, assert_sentence: Callable[..., None]
+    fc_dims: tuple[int, ...], parts: str, monkeypatch: pytest.MonkeyPatch, assert_sentence: Callable[..., None]
 ) -> None:
     """Convolutions are the backbone, fc6 and fc7 the box head, if it has their sizes; every name and shape fits."""
     with torch.device("meta"):  # half a gigabyte
         source = torchvision.models.vgg16().state_dict()
         monkeypatch.setattr(initial, "torchvision_weights", lambda name, version: from_torchvision_vgg16(source))
-        network = replace(CONFIG.model, trunk="vgg16", body="layers", fcs=fcs, freeze=())
-        config = replace(CONFIG, model=network, weights="torchvision")
+        network = replace(CONFIG.model, backbone="vgg16", box_head="conv_fc", fc_dims=fc_dims, freeze=())
+        config = replace(CONFIG, model=network, init_weights="torchvision")
         assert_sentence(start_detector(fresh(config), config, CLASSES), parts, "random")
 
 
@@ -214,7 +216,7 @@ def test_vgg16_s_names() -> None:
 
 def test_rcnn_takes_the_whole_classifier_for_its_head(torchvision_file: Path) -> None:
     model_config = replace(CONFIG.model, proposals="given", pooling="warp", pool_size=32)
-    config = replace(CONFIG, model=model_config, weights=str(torchvision_file))
+    config = replace(CONFIG, model=model_config, init_weights=str(torchvision_file))
     model = fresh(config)
     start_detector(model, config, CLASSES)
     after, source = model.state_dict(), torch.load(torchvision_file, weights_only=True)
@@ -225,7 +227,9 @@ def test_rcnn_takes_the_whole_classifier_for_its_head(torchvision_file: Path) ->
 
 
 def test_other_layers_take_the_backbone_alone(torchvision_file: Path, assert_sentence: Callable[..., None]) -> None:
-    config = replace(CONFIG, model=replace(CONFIG.model, body="layers", fcs=(8,)), weights=str(torchvision_file))
+    config = replace(
+        CONFIG, model=replace(CONFIG.model, box_head="conv_fc", fc_dims=(8,)), init_weights=str(torchvision_file)
+    )
     model = fresh(config)
     assert_sentence(start_detector(model, config, CLASSES), "backbone from", torchvision_file)
     source = torch.load(torchvision_file, weights_only=True)
@@ -238,7 +242,7 @@ def test_a_detector_without_an_rpn_and_one_with(
     """Each takes from the other all but the RPN."""
     given = replace(CONFIG, model=replace(CONFIG.model, proposals="given"))
     model = fresh(given)
-    story = start_detector(model, replace(given, weights=str(detector_file)), CLASSES)
+    story = start_detector(model, replace(given, init_weights=str(detector_file)), CLASSES)
     source = load_model(detector_file).weights
     assert_same(model.state_dict(), {name: t for name, t in source.items() if not name.startswith("rpn.")})
     assert_sentence(story, "all but the RPN", detector_file)
@@ -246,40 +250,42 @@ def test_a_detector_without_an_rpn_and_one_with(
     save_model(path, ModelFile(model.state_dict(), CLASSES, given, 1))
     other = fresh()
     rpn = {name: t.clone() for name, t in other.state_dict().items() if name.startswith("rpn.")}
-    story = start_detector(other, replace(CONFIG, weights=str(path)), CLASSES)
+    story = start_detector(other, replace(CONFIG, init_weights=str(path)), CLASSES)
     assert_same(other.state_dict(), {name: rpn.get(name, source[name]) for name in source})
     assert_sentence(story, "all but the RPN", "random")
 
 
 def test_backbones_that_have_no_weights(refuses: Callable[..., object]) -> None:
-    config = replace(CONFIG, model=replace(CONFIG.model, trunk="zf", body="layers", fcs=(8,), freeze=()))
+    config = replace(
+        CONFIG, model=replace(CONFIG.model, backbone="zf", box_head="conv_fc", fc_dims=(8,), freeze=())
+    )
     with refuses("zf"):
-        start_detector(fresh(config), replace(config, weights="torchvision"), CLASSES)
+        start_detector(fresh(config), replace(config, init_weights="torchvision"), CLASSES)
     assert "random" in start_detector(fresh(config), config, CLASSES), "nothing is frozen that needs statistics"
 
 
 def test_weights_of_another_style(
     msra_file: Path, torchvision_file: Path, refuses: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torchvision_style = replace(MSRA, model=replace(MSRA.model, style="torchvision"), weights=str(msra_file))
+    torchvision_style = replace(MSRA, model=replace(MSRA.model, style="torchvision"), init_weights=str(msra_file))
     with refuses(msra_file, "--model.style msra"):
         start_detector(fresh(torchvision_style), torchvision_style, CLASSES)
     monkeypatch.setattr(initial, "torchvision_weights", lambda *_: {})
     msra_style = replace(CONFIG, model=replace(CONFIG.model, style="msra"))
     for source in (str(torchvision_file), "torchvision"):
         with refuses(source, "--model.style torchvision"):
-            start_detector(fresh(msra_style), replace(msra_style, weights=source), CLASSES)
+            start_detector(fresh(msra_style), replace(msra_style, init_weights=source), CLASSES)
 
 
 def test_a_detector_of_another_toolkit(tmp_path: Path, refuses: Callable[..., object]) -> None:
     torch.save({"model": {"backbone.stem.conv1.weight": torch.zeros(1)}}, tmp_path / "model_final.pth")
-    config = replace(MSRA, weights=str(tmp_path / "model_final.pth"))
+    config = replace(MSRA, init_weights=str(tmp_path / "model_final.pth"))
     with refuses(tmp_path / "model_final.pth", "tools/convert_weights.py"):
         start_detector(fresh(MSRA), config, CLASSES)
 
 
 def test_from_scratch(refuses: Callable[..., object], assert_sentence: Callable[..., None]) -> None:
-    with refuses("--weights", "--model.norm group"):
+    with refuses("--init-weights", "--model.norm group"):
         start_detector(fresh(), CONFIG, CLASSES)
     config = replace(CONFIG, model=replace(CONFIG.model, norm="group", freeze=()))
     model = fresh(config)
@@ -296,12 +302,12 @@ def test_weights_of_another_depth(
         model = fresh(config)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with refuses(source, "missing", "conv2_x.2.conv1.weight", "more"):
-            start_detector(model, replace(config, weights=str(source)), CLASSES)
+            start_detector(model, replace(config, init_weights=str(source)), CLASSES)
         assert_same(before, model.state_dict())
 
 
 def test_weights_of_another_width(detector_file: Path, refuses: Callable[..., object]) -> None:
-    config = replace(CONFIG, model=replace(CONFIG.model, rpn_channels=9), weights=str(detector_file))
+    config = replace(CONFIG, model=replace(CONFIG.model, rpn_channels=9), init_weights=str(detector_file))
     with refuses(detector_file, "another shape", "rpn", "(8,)", "(9,)"):
         start_detector(fresh(config), config, CLASSES)
 
@@ -309,7 +315,7 @@ def test_weights_of_another_width(detector_file: Path, refuses: Callable[..., ob
 @pytest.mark.parametrize("name", ["nope.pth", "nope.safetensors", "nope"])
 def test_missing_weights(tmp_path: Path, name: str, refuses: Callable[..., object]) -> None:
     with refuses(tmp_path / name, "run folder"):
-        start_detector(fresh(), replace(CONFIG, weights=str(tmp_path / name)), CLASSES)
+        start_detector(fresh(), replace(CONFIG, init_weights=str(tmp_path / name)), CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -333,4 +339,4 @@ def test_weights_of_another_kind(
     else:
         torch.save(content, path)
     with refuses(path, *words):
-        start_detector(fresh(), replace(CONFIG, weights=str(path)), CLASSES)
+        start_detector(fresh(), replace(CONFIG, init_weights=str(path)), CLASSES)

@@ -138,13 +138,15 @@ def test_soft_suppression_by_hand():
     predictions = Predictions(
         torch.zeros(4, 2).scatter(1, labels[:, None], scores[:, None]), found[:, None].repeat(1, 2, 1)
     )
-    detections = select(predictions, min_score=0.25, nms_iou=0.3, max_detections=9, soft_nms=0.5)
+    detections = select(predictions, min_score=0.25, nms_iou=0.3, max_detections=9, soft_nms_sigma=0.5)
     assert detections.labels.tolist() == [0, 1, 0, 0]
     assert detections.scores.tolist() == pytest.approx([1, 0.7, 0.8 * math.exp(-0.5), 0.25])
     assert detections.boxes.tolist() == found[[0, 2, 1, 3]].tolist()
-    fewer = select(predictions, min_score=0.5, nms_iou=0.3, max_detections=9, soft_nms=0.5)
+    fewer = select(predictions, min_score=0.5, nms_iou=0.3, max_detections=9, soft_nms_sigma=0.5)
     assert fewer.scores.tolist() == pytest.approx([1, 0.7])
-    assert select(predictions, min_score=0.25, nms_iou=0.3, max_detections=1, soft_nms=0.5).scores.tolist() == [1]
+    assert select(
+        predictions, min_score=0.25, nms_iou=0.3, max_detections=1, soft_nms_sigma=0.5
+    ).scores.tolist() == [1]
 
 
 def test_soft_suppression_of_boxes_that_score_nothing_keeps_each_once():

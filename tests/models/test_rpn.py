@@ -11,7 +11,7 @@ from resdet.models.anchors import base_anchors, grid_anchors
 from resdet.models.rpn import RPNHead, propose
 
 SIZES = torch.tensor([[96, 128], [80, 112]])
-LIMITS = {"before_nms": 400, "after_nms": 100, "nms_iou": 0.7, "min_size": 0.0}
+LIMITS = {"pre_nms_topk": 400, "post_nms_topk": 100, "nms_iou": 0.7, "min_size": 0.0}
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def test_outputs_are_float32_under_autocast():
 
 
 @pytest.mark.parametrize("min_size", [1e-3, 20.0])
-@pytest.mark.parametrize("before_nms, after_nms, nms_iou", [(400, 100, 0.7), (50, 300, 0.7), (9999, 20, 0.3)])
-def test_proposals_equal_torchvision(anchors, predictions, before_nms, after_nms, nms_iou, min_size):
+@pytest.mark.parametrize("pre_nms_topk, post_nms_topk, nms_iou", [(400, 100, 0.7), (50, 300, 0.7), (9999, 20, 0.3)])
+def test_proposals_equal_torchvision(anchors, predictions, pre_nms_topk, post_nms_topk, nms_iou, min_size):
     logits, deltas = predictions
     rpn = RegionProposalNetwork(
         *(None, None, 0.7, 0.3, 256, 0.5),
-        {"training": 0, "testing": before_nms},
-        {"training": 0, "testing": after_nms},
+        {"training": 0, "testing": pre_nms_topk},
+        {"training": 0, "testing": post_nms_topk},
         nms_iou,
     ).eval()
     rpn.min_size = min_size
@@ -98,8 +98,8 @@ def test_proposals_equal_torchvision(anchors, predictions, before_nms, after_nms
     expected, _ = rpn.filter_proposals(decoded, logits.reshape(-1, 1), SIZES.tolist(), [len(anchors)])
     proposals = propose(
         *(logits, deltas, anchors, SIZES),
-        before_nms=before_nms,
-        after_nms=after_nms,
+        pre_nms_topk=pre_nms_topk,
+        post_nms_topk=post_nms_topk,
         nms_iou=nms_iou,
         min_size=min_size,
     )
@@ -155,9 +155,9 @@ def test_the_limits_before_and_after_suppression():
     every, scores = [far[1], near, best, far[0]], [1.0, 3, 4, 2]
     assert propose_anchors(every, scores, nms_iou=0.75) == [best, near, *far]
     assert propose_anchors(every, scores, nms_iou=0.74) == [best, *far]
-    assert propose_anchors(every, scores, nms_iou=0.74, after_nms=2) == [best, far[0]]
-    assert propose_anchors(every, scores, nms_iou=0.74, before_nms=2) == [best]
-    assert propose_anchors(every, scores, nms_iou=0.74, before_nms=4) == [best, *far]
+    assert propose_anchors(every, scores, nms_iou=0.74, post_nms_topk=2) == [best, far[0]]
+    assert propose_anchors(every, scores, nms_iou=0.74, pre_nms_topk=2) == [best]
+    assert propose_anchors(every, scores, nms_iou=0.74, pre_nms_topk=4) == [best, *far]
 
 
 def test_no_proposal_is_an_empty_tensor(anchors, predictions):

@@ -22,22 +22,22 @@ NORMLESS = ("vgg16", "zf")  # backbones that know no normalisation of batches
 
 
 def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...]) -> str:
-    """Give the fresh detector `model` the weights that `config.weights` names; returns what came from where.
+    """Give the fresh detector `model` the weights that `config.init_weights` names; returns what came from where.
 
     A detector of resdet is taken whole; if it knows other classes, all but its two last layers, and if one of both
     has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes the backbone and, where
     that follows, the box head. Raises UserError if a name or shape disagrees.
     """
-    source, network = config.weights, config.model
+    source, network = config.init_weights, config.model
     if not source:
-        if network.norm == "frozen" and network.trunk not in NORMLESS:
+        if network.norm == "frozen" and network.backbone not in NORMLESS:
             raise UserError(
-                "Frozen batch normalisation needs trained statistics: pass --weights torchvision (or a file), or "
+                "Frozen batch norm needs trained statistics: pass --init-weights torchvision (or a file), or "
                 "train from scratch with --model.norm group --model.freeze."
             )
         return "All weights start at random."
     if source in ("torchvision", "torchvision-v2"):
-        name = f"resnet{network.depth}" if network.trunk == "resnet" else network.trunk
+        name = f"resnet{network.depth}" if network.backbone == "resnet" else network.backbone
         if name not in ("vgg16", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))):
             raise UserError(f"torchvision has no weights of a backbone {name}: name a file, or start from scratch.")
         tensors = torchvision_weights(name, "V2" if source.endswith("v2") else "V1")
@@ -54,14 +54,14 @@ def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...
 
 
 def start_classifier(model: nn.Module, config: ClsConfig, classes: tuple[str, ...]) -> str:
-    """Give the fresh classifier `model` the weights that `config.weights` names; returns what came from where.
+    """Give the fresh classifier `model` the weights that `config.init_weights` names; returns what came from where.
 
     If the file knows other classes, its last layer is left. Raises UserError if a name or shape disagrees.
     """
-    if not config.weights:
+    if not config.init_weights:
         return "All weights start at random."
-    file = load_model(config.weights, ClsConfig)
-    return _take_model(model, file, classes, CLASSIFIER_CLASS_LAYERS, config.weights)
+    file = load_model(config.init_weights, ClsConfig)
+    return _take_model(model, file, classes, CLASSIFIER_CLASS_LAYERS, config.init_weights)
 
 
 def _take_model(
@@ -114,7 +114,7 @@ def _classifier_weights(file: ModelFile[ClsConfig], config: DetConfig, source: s
     theirs, ours = file.config.model, config.model
     for setting, found, wanted in (
         ("family", theirs.family, "imagenet"),
-        ("pixels", theirs.pixels, "style"),
+        ("pixel_mean", theirs.pixel_mean, "style"),
         ("style", theirs.style, ours.style),
         ("depth", theirs.depth, ours.depth),
     ):

@@ -16,8 +16,8 @@ from resdet.errors import UserError, reason
 from resdet.io import write_atomically
 
 FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
-    "resdet-detector-3": DetConfig,
-    "resdet-classifier-2": ClsConfig,
+    "resdet-detector-4": DetConfig,
+    "resdet-classifier-3": ClsConfig,
 }
 C = TypeVar("C", DetConfig, ClsConfig)
 
@@ -61,19 +61,22 @@ def load_any_model(path: str | Path) -> ModelFile[Any]:
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"There are no weights {path}: train first, or pass a run folder or a .safetensors file.")
+        raise UserError(f"Weights file not found: {path}; train first, or pass a run folder or a .safetensors file.")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or no safetensors file ({reason(error)}): copy it again, or pass another."
+            f"{path} is damaged or not a safetensors file ({reason(error)}): copy it again, or pass another."
         ) from error
-    if metadata.get("format") not in FORMATS:
-        raise UserError(f"{path} is no network of resdet, its metadata do not say so: pass a run folder.")
+    written = metadata.get("format", "")
+    if written.startswith("resdet-") and written not in FORMATS:
+        raise UserError(f"{path} was written by another version of resdet ({written}): train again with this one.")
+    if written not in FORMATS:
+        raise UserError(f"{path} was not written by resdet, according to its metadata: pass a run folder.")
     try:
-        config = from_dict(FORMATS[metadata["format"]], json.loads(metadata["config"]))
+        config = from_dict(FORMATS[written], json.loads(metadata["config"]))
         return ModelFile(weights, _names(json.loads(metadata["classes"])), config, int(metadata["step"]))
     except (KeyError, ValueError, UserError) as error:
         raise UserError(f"{path} cannot be used ({reason(error)}): use the resdet that wrote it.") from error

@@ -1,6 +1,6 @@
 // The loops of the operators on a CPU, compiled once for each instruction set (see isa.h).
 //
-// Letters: N images, C channels, (H, W) the feature map, R regions, S bins along each side, P of them computed.
+// Shapes: N images, C channels, (H, W) the feature map, R regions, S bins along each side, P of them computed.
 // Maps and outputs are channels-last: (N, H, W, C) and (R, P, P, C). Nothing here allocates or knows of torch.
 
 #pragma once

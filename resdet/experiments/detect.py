@@ -1,13 +1,14 @@
-"""Draw detections on images."""
+"""Detect objects in image files, and draw them."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Container, Iterable, Sequence
+import logging
+from collections.abc import Container, Iterable
 from itertools import chain, count
 from pathlib import Path
 
+from resdet.config import Precision
 from resdet.data.images import ImageError, read_image
 from resdet.engine import runtime as runtimes
 from resdet.errors import UserError
@@ -16,43 +17,53 @@ from resdet.io import write_text
 from resdet.types import Detections
 from resdet.visualize import draw_detections, save_image
 
+logger = logging.getLogger(__name__)
 
-def main(arguments: Sequence[str]) -> None:
-    """IMAGE|FOLDER … --weights RUN|FILE: draw the detections on images and write them as JSON"""
-    options = parse(arguments)
-    runtimes.start(options.device, options.precision)
-    detector = Detector.load(options.weights, options.device, options.precision)
+
+def detect(
+    images: Iterable[Path],
+    weights: str,
+    output: Path,
+    *,
+    min_score: float = 0.5,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Path:
+    """Draw the detections on each image, and write all of them to detections.json → that file.
+
+    Args:
+        images: image files, or folders of them; those that cannot be read are reported and left out
+        weights: a run folder or a weights file
+        output: folder to write to
+        min_score: minimum score of a detection
+        device: auto, cpu, cuda or cuda:N
+        precision: of the network
+
+    Raises UserError if there is no detector in `weights`, or if no image can be read.
+    """
+    runtimes.start(device, precision)
+    detector = Detector.load(weights, device, precision)
     found: dict[str, list[dict[str, object]]] = {}
     pictures: set[Path] = set()
-    for file in expand(options.images):
+    for file in expand(images):
         try:
             image = read_image(file)
         except ImageError as error:
-            print(f"left out: {error}")
+            logger.info(f"left out: {error}")
             continue
         detections = detector(image)
-        picture = draw_detections(image, Detections(*detections[:3]), detector.classes, options.min_score)
-        pictures.add(path := unused(options.output / f"{file.stem}_detections.jpg", pictures))
+        picture = draw_detections(image, Detections(*detections[:3]), detector.classes, min_score)
+        pictures.add(path := unused(output / f"{file.stem}_detections.jpg", pictures))
         save_image(path, picture)
-        found[str(file)] = as_records(detections, options.min_score)
+        found[str(file)] = as_records(detections, min_score)
         names = [f"{record['class']} {record['score']:.2f}" for record in found[str(file)]]
-        print(f"{file}: {', '.join(names) or 'nothing'}")
+        logger.info(f"{file}: {', '.join(names) or 'no detections'}")
     if not found:
         raise UserError("None of the images could be read.")
-    write_text(options.output / "detections.json", json.dumps(found, indent=1) + "\n")
-    print(f"Pictures and detections.json are in {options.output}.")
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of the command."""
-    parser = argparse.ArgumentParser(prog="detect", description=main.__doc__)
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
-    parser.add_argument("--weights", required=True, help="a run folder or a weights file")
-    parser.add_argument("--output", type=Path, default=Path("detections"), help="folder for what is written")
-    parser.add_argument("--min-score", type=float, default=0.5, help="worse detections are left out")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
-    return parser.parse_args(arguments)
+    path = output / "detections.json"
+    write_text(path, json.dumps(found, indent=1) + "\n")
+    logger.info(f"Pictures and detections.json are in {output}.")
+    return path
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
