@@ -101,7 +101,7 @@ def suppression(rounds: int) -> None:
 
 
 def normalisation(channels: int, side: int, rounds: int) -> None:
-    """Batch normalisation with shortcut and ReLU, in a training in bfloat16."""
+    """Batch norm with shortcut and ReLU, as in training in bfloat16."""
     x, shortcut = (t.to(memory_format=torch.channels_last) for t in maps(channels, side))
     own, norm = SyncBatchNorm2d(channels), nn.BatchNorm2d(channels)
 
@@ -117,7 +117,7 @@ def normalisation(channels: int, side: int, rounds: int) -> None:
 
 
 def convolution(channels: int, side: int, rounds: int) -> None:
-    """A 3×3 convolution of a training in bfloat16, and its two gradients."""
+    """A 3×3 convolution as in training in bfloat16, and its two gradients."""
     x, upstream = (t.to(memory_format=torch.channels_last) for t in maps(channels, side))
     weight = torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last)
     half, name = weight.bfloat16(), f"3×3, {channels}×{side}×{side}"

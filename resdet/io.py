@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         # torch.save reports a full disk as a RuntimeError about its own counters.
         why = "not all of it could be written" if isinstance(error, RuntimeError) else reason(error)
         kept = ", the file that was there before is untouched" if path.exists() else ""
-        raise UserError(f"Cannot write {path} ({why}): make room or choose another folder{kept}.") from error
+        raise UserError(f"Cannot write {path} ({why}): free some space or choose another folder{kept}.") from error
 
 
 def write_text(path: Path, text: str) -> None:

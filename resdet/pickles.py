@@ -54,13 +54,13 @@ class _Dtype:
 
     def __init__(self, name: str, align: bool = False, copy: bool = False) -> None:
         if not re.fullmatch(r"[biuf][1248]", name):
-            raise ValueError(f"an array of {name!r} holds no numbers")
+            raise ValueError(f"an array of {name!r} does not hold numbers")
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, order, parts, names, fields, *_ = state
         if (parts, names, fields) != (None, None, None):
-            raise ValueError("an array of records holds no numbers")
+            raise ValueError("an array of records does not hold numbers")
         self.dtype = self.dtype.newbyteorder(order)
 
 

@@ -1,4 +1,4 @@
-"""The settings of a classifier's training.
+"""The settings of a classifier.
 
 The defaults are ResNet-50 on ImageNet (He et al. 2015, §3.4).
 """
@@ -106,7 +106,7 @@ class ClsTestConfig:
 
 @dataclass(frozen=True)
 class ClsConfig:
-    """One training of a classifier."""
+    """A training run of a classifier."""
 
     name: str = ""
     """Name of the run folder; defaults to the recipe's file name."""

@@ -1,4 +1,4 @@
-"""The settings of a detector's training.
+"""The settings of a detector.
 
 The defaults are the ResNet entry on PASCAL VOC (He et al. 2015, appendix A, with the settings of Faster R-CNN).
 """
@@ -257,7 +257,7 @@ class TestConfig:
 
 @dataclass(frozen=True)
 class DetConfig:
-    """One training of a detector."""
+    """A training run of a detector."""
 
     name: str = ""
     """Name of the run folder; defaults to the recipe's file name."""

@@ -1,4 +1,4 @@
-"""What may change when a training is resumed.
+"""What may change when a training run is resumed.
 
 Every setting stands in one of two lists. A checkpoint holds for good what is FIXED: the shapes of the weights, what
 their outputs mean, and which parameters the optimizer trains, in which groups. What is CHANGEABLE is read from the
@@ -54,7 +54,7 @@ MEASURED_BY = _names(
     test.metric
     """
 )
-"""what the evaluations of a training read of the changeable settings: figures can be compared if these, and the
+"""what a training run's evaluations read of the changeable settings: figures can be compared if these, and the
 validation data, are the same"""
 
 
@@ -63,7 +63,7 @@ def check_resume(saved: Any, changed: Any, run: Path) -> None:
 
     Args:
         saved: the config that the run was trained with
-        changed: the config, of the same kind, that it is to go on with
+        changed: the config, of the same kind, to continue with
         run: its folder
 
     Raises UserError, which names the first such setting.
@@ -72,6 +72,6 @@ def check_resume(saved: Any, changed: Any, run: Path) -> None:
     for name, _, value in settings(changed):
         if name in FIXED and value != before[name]:
             raise UserError(
-                f"--resume goes on with the {name} of {run}: to change it, start a new training "
+                f"--resume cannot change {name}, which {run} was trained with: start a new training run "
                 f"with --init-weights {run}."
             )

@@ -35,7 +35,7 @@ def with_skipped(line: str, kind: str, skipped: Sequence[str]) -> str:
     if not skipped:
         return line
     more = [f"and {len(skipped) - 5} more"] * (len(skipped) > 5)
-    return "\n  ".join([f"{line}; {len(skipped)} {kind} left out:", *skipped[:5], *more])
+    return "\n  ".join([f"{line}; {len(skipped)} {kind} skipped:", *skipped[:5], *more])
 
 
 def training_batches(annotations: Annotations, config: DetConfig, runtime: Runtime, start: int) -> Iterator[Batch]:

@@ -58,7 +58,7 @@ def summary(findings: Sequence[Finding], shown: int) -> str:
 
 
 def _check_split(split: str, annotations: Annotations) -> list[Finding]:
-    found = [Finding("left out", split, sentence) for sentence in annotations.skipped]
+    found = [Finding("skipped", split, sentence) for sentence in annotations.skipped]
     files = Counter(annotations.files.tolist())
     found += [
         Finding("image listed twice", split, f"{file.decode()} is listed {count} times.")
@@ -77,7 +77,7 @@ def _check_split(split: str, annotations: Annotations) -> list[Finding]:
             found.append(Finding(kind, split, sentence, int(image[box]), box))
     missing = np.flatnonzero(np.bincount(annotations.labels, minlength=len(annotations.classes)) == 0)
     found += [
-        Finding("class without objects", split, f"{annotations.classes[label]!r} has no object in {split}.")
+        Finding("class without objects", split, f"{annotations.classes[label]!r} has no objects in {split}.")
         for label in missing
     ]
     return found
@@ -97,7 +97,7 @@ def _repeated(annotations: Annotations, image: np.ndarray) -> np.ndarray:
 
 
 def odd_names(counts: Mapping[str, int]) -> dict[str, str]:
-    """Class → number of objects: the names that look like slips of the pen, and of what."""
+    """Class → number of objects: the names that look like typos, and of what."""
     odd = {}
     for name in counts:
         if name != " ".join(name.split()):

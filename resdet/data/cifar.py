@@ -78,7 +78,7 @@ def read_cifar(root: str | Path, kind: Kind, split: Split, *, source: str) -> Im
         return _join([_read_pickle(name, data, kind) for name, data in named], kind)
     if files:
         return _read_pictures([(name, pictures.fullmatch(name)["label"], data) for name, data in files])  # type: ignore[index]
-    raise UserError(f"There is no {split} split of {kind} in {root}: put it there ({source}).")
+    raise UserError(f"Split not found: {kind} has no {split} in {root}; put it there ({source}).")
 
 
 def _files(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
@@ -126,7 +126,7 @@ def _read_pickle(name: str, data: bytes, kind: Kind) -> tuple[np.ndarray, np.nda
         if len(planes) != len(labels):
             raise ValueError(f"{len(planes)} images and {len(labels)} labels")
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{name} is no batch of {kind} ({reason(error)}): copy the file again.") from error
+        raise UserError(f"{name} is not a batch of {kind} ({reason(error)}): copy the file again.") from error
     return planes, _checked(labels, name, kind), _numbered(name, len(planes))
 
 

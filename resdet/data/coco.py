@@ -29,7 +29,7 @@ def read_coco(
 
     Images that are missing, or of whose boxes one is not four numbers, are left out; so are boxes without area in
     their image. `skipped` of the result says which and why. The images themselves are not opened, unless the file
-    does not tell their sizes. Crowd regions are `difficult`.
+    does not state their sizes. Crowd regions are `difficult`.
 
     Args:
         root: folder of the data set
@@ -58,8 +58,8 @@ def read_coco(
             )
     read = [_arrays(part, label_of, other_classes) for part in parts]
     if not any(len(part) for part in read):
-        trouble = next((sentence for part in read for sentence in part.skipped), "the files list none")
-        raise UserError(f"No image of {root}, {splits}, can be used; the first trouble: {trouble.rstrip('.')}.")
+        error = next((sentence for part in read for sentence in part.skipped), "the files list none")
+        raise UserError(f"No image of {root}, {splits}, can be used; first error: {error.rstrip('.')}.")
     return _join(read, classes, np.array([category_ids[name] for name in classes], np.int64))
 
 
@@ -120,7 +120,7 @@ def _arrays(part: Split, label_of: dict[str, int], other_classes: str) -> Annota
     low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], sizes[place, ::-1])
     solid = (high > low).all(1)
     for i in np.flatnonzero(~solid & ~left_out[place]):
-        skipped.append(f"{part.path}: a box of image {images[place[i]]} has no area inside it and is left out.")
+        skipped.append(f"{part.path}: a box of image {images[place[i]]} has no area inside it and is skipped.")
     others = np.flatnonzero(solid & (labels < 0))
     if len(others) and other_classes == "error":
         raise unknown_class(str(part.path), part.categories[category[others[0]]], label_of)

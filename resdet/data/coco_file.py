@@ -44,10 +44,10 @@ def load_split(root: Path, split: str, source: str) -> Split:
     path = _find_file(root, split)
     if path is None:
         if not root.is_dir():
-            raise UserError(f"The data set {root} is missing; to get it: {source or 'see datasets/README.md'}.")
+            raise UserError(f"The data set {root} was not found; to get it: {source or 'see datasets/README.md'}.")
         known = ", ".join(sorted(str(p.relative_to(root)) for p in root.rglob("*.json"))[:8]) or "none"
         raise UserError(
-            f"There is no {root / FILES[0].format(split)} for the split {split!r}; the JSON files there: {known}."
+            f"Split not found: {split!r} has no {root / FILES[0].format(split)}; JSON files found: {known}."
         )
     try:
         with _without_collections():
@@ -59,7 +59,7 @@ def load_split(root: Path, split: str, source: str) -> Split:
     ]
     if not all(isinstance(part, list) and all(isinstance(item, dict) for item in part) for part in lists):
         raise UserError(
-            f"{path} is no file of COCO instances: it needs lists of images, annotations and categories."
+            f"{path} is not a COCO instances file: it needs lists of images, annotations and categories."
         )
     images, annotations, categories = lists
     names = dict(
@@ -114,7 +114,7 @@ def whole_numbers(path: Path, items: list[dict[str, Any]], key: str, what: str) 
     for place, number in enumerate(numbers):
         if type(number) is not int:
             raise UserError(
-                f"{path}: {what} number {place} (counted from 0) has the {key} {number!r}, no whole number."
+                f"{path}: {what} number {place} (counted from 0) has the {key} {number!r}, not a whole number."
             )
     return numbers  # type: ignore[return-value]
 

@@ -114,15 +114,15 @@ def find_format(root: Path) -> tuple[str, list[str]]:
     Raises UserError if there is none, or traces of more than one.
     """
     if not root.is_dir():
-        raise UserError(f"The data set {root} is missing: name the folder that holds it.")
+        raise UserError(f"Data set not found: {root}; pass the folder that holds it.")
     found = {name: splits for name, form in FORMATS.items() if (splits := form.splits(root))}
     if not found:
         raise UserError(
-            f"{root} is no data set: it has neither Annotations/*.xml with ImageSets/Main (voc), nor JSON files of "
-            "instances (coco), nor data.yaml or labels/*/*.txt (yolo)."
+            f"{root} is not a data set: it has neither Annotations/*.xml with ImageSets/Main (voc), nor instances "
+            "JSON files (coco), nor data.yaml or labels/*/*.txt (yolo)."
         )
     if len(found) > 1:
-        raise UserError(f"{root} holds {' and '.join(found)} at once: name one of them as the format.")
+        raise UserError(f"{root} holds {' and '.join(found)} at once: choose one with --format.")
     return next(iter(found.items()))
 
 
@@ -142,7 +142,7 @@ def convert(annotations: Annotations, kind: str, root: Path, split: str, link: b
         source = Path(annotations.file(index))
         image.parent.mkdir(parents=True, exist_ok=True)
         if image.exists() and not image.samefile(source) and image.stat().st_size != source.stat().st_size:
-            raise UserError(f"{image} is another image than {source}: choose an empty folder.")
+            raise UserError(f"{image} differs from {source}: choose an empty folder.")
         if not image.exists():
             image.symlink_to(source.absolute()) if link else shutil.copy2(source, image)
     return form.lost(annotations)

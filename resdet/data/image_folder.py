@@ -38,11 +38,13 @@ def read_image_folder(root: str | Path, split: str, classes: tuple[str, ...], *,
     """
     folder = Path(root) / split
     if not folder.is_dir():
-        raise UserError(f"The data set's folder {folder} is missing: put its images there ({source}).")
+        raise UserError(f"Image folder not found: {folder}; put the images there ({source}).")
     found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
     unknown = sorted(set(found) - set(classes))
     if classes and unknown:
-        raise UserError(f"{folder / unknown[0]} is no class of the training: they are {', '.join(classes)}.")
+        raise UserError(
+            f"{folder / unknown[0]} is not a class of the training data, which has {', '.join(classes)}."
+        )
     classes = classes or found
     files, labels = [], []
     for label, name in enumerate(classes):
@@ -50,7 +52,7 @@ def read_image_folder(root: str | Path, split: str, classes: tuple[str, ...], *,
         files += [str(path.relative_to(folder)).encode() for path in own]
         labels += [label] * len(own)
     if not files:
-        raise UserError(f"There are no images in {folder}/CLASS: put them there ({source}).")
+        raise UserError(f"No images found in {folder}/CLASS: put them there ({source}).")
     return ImageFolder(folder, np.array(files), np.array(labels, np.int64), classes)
 
 

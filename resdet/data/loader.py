@@ -52,7 +52,7 @@ class ImageDataset(Dataset[Any], ABC):
             except ImageError as caught:
                 error = caught
                 if self.unreadable != "refuse":
-                    logging.getLogger("resdet").warning("An image is left out: %s", caught)
+                    logging.getLogger("resdet").warning("Skipping an image: %s", caught)
         return error
 
     @abstractmethod

@@ -66,9 +66,7 @@ def read_proposals(paths: Sequence[str], annotations: Annotations, most: int) ->
     for index in range(len(annotations)):
         name, (height, width) = annotations.id(index), annotations.sizes[index].tolist()
         if name not in found:
-            raise UserError(
-                f"There are no proposals for the image {name!r} in {', '.join(paths)}: make them first."
-            )
+            raise UserError(f"No proposals found for the image {name!r} in {', '.join(paths)}: make them first.")
         boxes = found[name]
         beyond = np.concatenate([-boxes[:, :2], boxes[:, 2:] - [width, height]]).max(initial=0)
         if not np.isfinite(boxes).all() or beyond > 1:
@@ -89,7 +87,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], float]:
             ids, offsets, boxes, seconds = (file[name] for name in ("ids", "offsets", "boxes", "seconds"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is no file of proposals ({reason(error)}): write one with tools/propose.py."
+            f"{path} is not a proposals file ({reason(error)}): make one with `resdet propose`."
         ) from error
     parts = np.split(boxes.reshape(-1, 4), offsets[1:-1])
     return dict(zip((name.decode() for name in ids.tolist()), parts, strict=True)), float(seconds)

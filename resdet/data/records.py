@@ -52,7 +52,7 @@ def read_records(
                 records.append(outcome)
                 skipped += outcome.dropped
     if not records:
-        raise UserError(f"No image of {where} can be used; the first trouble: {skipped[0]}")
+        raise UserError(f"No image of {where} can be used; first error: {skipped[0]}")
     return records, skipped
 
 
@@ -96,7 +96,7 @@ def flatten(
 def label_names(classes: tuple[str, ...]) -> dict[str, int]:
     """The label of each class. Raises UserError for a class named twice."""
     if len(set(classes)) < len(classes):
-        raise UserError(f"data.classes names a class twice: {', '.join(classes)}.")
+        raise UserError(f"data.classes contains a class twice: {', '.join(classes)}.")
     return {name: label for label, name in enumerate(classes)}
 
 
@@ -113,7 +113,7 @@ def _check_classes(record: ImageRecord, known: Iterable[str], other_classes: str
 
 
 def unknown_class(file: str, name: str, known: Iterable[str]) -> UserError:
-    """What to tell of an object in `file` whose class no setting names."""
+    """What to report of an object in `file` whose class no setting names."""
     return UserError(
         f"{file} has an object of class {name!r}, which is not among data.classes "
         f"({', '.join(known)}): add it there, or set --data.other-classes ignore."

@@ -82,7 +82,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _draw_distractors(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Up to two lines and two bean-like blobs, which are no objects, on `image` (H, W, 3) in place."""
+    """Up to two lines and two bean-like blobs, which are not objects, on `image` (H, W, 3) in place."""
     size, theta = image.shape[1::-1], np.linspace(0, 2 * np.pi, 60, endpoint=False)
     for _ in range(rng.integers(3)):
         start, end = rng.uniform(0, size, (2, 2)).astype(int).tolist()
@@ -264,7 +264,7 @@ def render(root: str | Path, splits: Mapping[str, int] = SPLITS, seed: int = 0) 
     if stamp.is_file() and stamp.read_text() == contents:
         return
     if root.exists() and not stamp.is_file() and not (root.is_dir() and not any(root.iterdir())):
-        raise UserError(f"{root} holds something else than the shapes data set: choose another folder.")
+        raise UserError(f"{root} does not hold the shapes data set: choose another folder.")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
         new = Path(temporary, "new")

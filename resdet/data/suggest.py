@@ -83,9 +83,7 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
         f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",
     ]
     if val == train:
-        reasons.append(
-            f"There is no split beside {train}: the figures will say how well it is learnt by heart, no more."
-        )
+        reasons.append(f"There is no split beside {train}: the metrics will only show how well it is memorized.")
     return Suggestion(config, reasons)
 
 

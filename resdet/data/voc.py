@@ -46,7 +46,7 @@ def read_voc(
     records, skipped = read_records(lambda entry: _read_record(*entry), listed, f"{root}, {splits},")
     classes = classes or tuple(sorted({name for record in records for name in record.names}))
     if not classes:
-        raise UserError(f"No object is annotated in {root}, {splits}: name the classes with data.classes.")
+        raise UserError(f"No objects are annotated in {root}, {splits}: set data.classes.")
     return flatten(records, classes, skipped, other_classes)
 
 
@@ -56,19 +56,19 @@ def _list(root: Path, split: str, source: str) -> list[tuple[Path, str]]:
     folder = root / f"VOC{year}" if re.fullmatch(r"\d{4}", year) else root
     name = name if re.fullmatch(r"\d{4}", year) else split
     if not folder.is_dir():
-        raise UserError(f"The data set {folder} is missing; to get it: {source or 'see datasets/README.md'}.")
+        raise UserError(f"The data set {folder} was not found; to get it: {source or 'see datasets/README.md'}.")
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise UserError(f"There is no list of images {path} for the split {split!r}; the lists there: {known}.")
+        raise UserError(f"Image list not found: {path} of the split {split!r}; lists found: {known}.")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list of images {path} cannot be read as UTF-8 text: {reason(error)}.") from error
+        raise UserError(f"The image list {path} cannot be read as UTF-8 text: {reason(error)}.") from error
     # The lists of a class have a flag in the columns after the name; a name may hold spaces itself.
     ids = [re.sub(r"\s(-1|\s[01])\s*$", "", line).strip() for line in lines if line.strip()]
     if not ids:
-        raise UserError(f"The list of images {path} is empty: put one image name on each line.")
+        raise UserError(f"The image list {path} is empty: put one image name on each line.")
     return [(folder, image_id) for image_id in ids]
 
 
@@ -113,7 +113,7 @@ def _check_size(root: Element, xml: Path, size: tuple[int, int]) -> None:
     try:
         stated = tuple(int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
     except (ValueError, OverflowError) as error:  # OverflowError: infinite
-        raise BadRecordError(f"{xml} states a size that is no number.") from error
+        raise BadRecordError(f"{xml} states a size that is not a number.") from error
     if all(stated) and stated != size:
         raise BadRecordError(
             f"{xml} describes an image of {stated[1]}×{stated[0]} pixels, but the file has {size[1]}×{size[0]}."
@@ -136,7 +136,7 @@ def _read_objects(root: Element, xml: Path, record: ImageRecord) -> None:
         if not name:
             raise BadRecordError(f"{xml} has an object without a name.")
         if not inside(box, record.size):
-            record.dropped.append(f"{xml}: a box of {name!r} has no area inside the image and is left out.")
+            record.dropped.append(f"{xml}: a box of {name!r} has no area inside the image and is skipped.")
             continue
         boxes.append(box)
         record.names.append(name)

@@ -47,7 +47,7 @@ def read_yolo(
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"The data set {root} is missing; to get it: {source or 'see datasets/README.md'}.")
+        raise UserError(f"The data set {root} was not found; to get it: {source or 'see datasets/README.md'}.")
     description = read_description(root)
     names = _class_names(root, description)
     images = [entry for split in splits.split("+") for entry in _list(root, split.strip(), description)]
@@ -79,7 +79,7 @@ def _class_names(root: Path, description: dict[str, Any]) -> list[str]:
     for path in (root / "classes.txt", root / "labels" / "classes.txt", root / "obj.names"):
         if path.is_file():
             return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    raise UserError(f"Nothing in {root} names the classes: write data.yaml with `names: [first, second]`.")
+    raise UserError(f"Class names not found in {root}: write data.yaml with `names: [first, second]`.")
 
 
 def _list(root: Path, split: str, description: dict[str, Any]) -> list[tuple[Path, str]]:
@@ -92,12 +92,12 @@ def _list(root: Path, split: str, description: dict[str, Any]) -> list[tuple[Pat
         found = [root / folder.format(split) for folder in FOLDERS if (root / folder.format(split)).is_dir()]
         if not found:
             raise UserError(
-                f"There is no split {split!r} in {root}: neither data.yaml nor {root / 'images' / split}."
+                f"Split not found: {split!r} of {root} has neither data.yaml nor {root / 'images' / split}."
             )
         places = found[:1]
     images = [entry for place in places for entry in _images(place)]
     if not images:
-        raise UserError(f"There is no image in {places[0]}: put the images of the split {split!r} there.")
+        raise UserError(f"No images found in {places[0]}: put the images of the split {split!r} there.")
     return images
 
 
@@ -107,7 +107,7 @@ def _place(entry: str, root: Path, base: Path) -> Path:
     for path in (base / entry, root / entry, root / below, root / base.name / entry):
         if path.exists():
             return path
-    raise UserError(f"data.yaml in {root} names {entry}, which is missing there: mend the path.")
+    raise UserError(f"data.yaml in {root} names {entry}, which was not found there: fix the path.")
 
 
 def _images(place: Path) -> list[tuple[Path, str]]:
@@ -167,7 +167,7 @@ def _read_line(line: str, where: str, size: tuple[int, int], classes: int) -> tu
     height, width = size
     if any(abs(value) > 1.5 for value in values):
         raise BadRecordError(
-            f"{where} has {max(values, key=abs):g}: the numbers must be shares of the image's size."
+            f"{where} has {max(values, key=abs):g}: the numbers must be fractions of the image's size."
         )
     if polygon:
         x, y = values[::2], values[1::2]

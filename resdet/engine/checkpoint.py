@@ -13,17 +13,17 @@ from resdet.io import write_atomically
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what a training needs to go on; plain tensors, numbers and containers only."""
+    """Write what a training run needs to continue; plain tensors, numbers and containers only."""
     write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote. Raises UserError if there is nothing to resume from."""
     if not path.is_file():
-        raise UserError(f"There is nothing to resume in {path.parent}: {path.name} is missing.")
+        raise UserError(f"Nothing to resume in {path.parent}: {path.name} was not found.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} is damaged ({reason(error)}): copy it again, or start anew with --weights {path.parent}."
+            f"{path} is damaged ({reason(error)}): copy it again, or start again with --init-weights {path.parent}."
         ) from error

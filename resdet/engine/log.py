@@ -18,7 +18,7 @@ from resdet.io import write_text
 class TrainLog:
     """Averages loss terms over a window of steps and reports them.
 
-    A window ends whenever `flush` is called. The main process of a training makes one, as a context manager.
+    A window ends whenever `flush` is called. The main process of a training run makes one, as a context manager.
 
     Args:
         folder: the run folder

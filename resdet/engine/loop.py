@@ -36,7 +36,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
         solver: the settings of the optimizer and of what surrounds it
         runtime: this process, its device and its number type
         folder: gets config.json, model.safetensors (best), last.safetensors, state.pt, metrics.jsonl, metrics.json
-        resume: go on from the folder's state.pt
+        resume: continue from the folder's state.pt
 
     Raises UserError if the run cannot be resumed, or if the training diverges.
     """
@@ -71,7 +71,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
             if saves and runtime.is_main:
                 save_state(folder / STATE, state.state_dict())
         if log:
-            log.message(f"The training ends here: {progress.end(solver)}.")
+            log.message(f"Training finished: {progress.end(solver)}.")
 
 
 def _open_run(task: Task, state: TrainState, folder: Path, runtime: Runtime, resume: bool) -> str:
@@ -81,7 +81,7 @@ def _open_run(task: Task, state: TrainState, folder: Path, runtime: Runtime, res
     different = state.progress.compare_by(task.measure)
     if runtime.is_main:  # only now: what cannot be resumed keeps its config
         write_text(folder / "config.json", json.dumps(to_dict(task.config), indent=1) + "\n")
-        if not resume:  # so that a training can be resumed from its first moment
+        if not resume:  # so that a training run can be resumed from its first moment
             save_state(folder / STATE, state.state_dict())
     if not different:
         return ""

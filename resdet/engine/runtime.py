@@ -1,4 +1,4 @@
-"""Where a training runs: processes, device, number type."""
+"""Where training runs: processes, device, number type."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Runtime:
-    """One process of a training."""
+    """One process of a training run."""
 
     rank: int
     world: int
@@ -149,7 +149,7 @@ def start(device: str, precision: str) -> Runtime:
 def _device(name: str) -> torch.device:
     """The device called `name`. Raises UserError if there is none."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: there is no such device; choose auto, cpu, cuda or cuda:N.")
+        raise UserError(f"Device not found: --device {name}; choose auto, cpu, cuda or cuda:N.")
     available = torch.cuda.is_available()
     if name == "cpu" or (name == "auto" and not available):
         return torch.device("cpu")
@@ -175,7 +175,7 @@ def _gpu(name: str) -> int:
             "with which each process takes the GPU of its local rank."
         )
     if int(number) >= gpus:
-        raise UserError(f"--device {name}: there is no such GPU; the last one here is cuda:{gpus - 1}.")
+        raise UserError(f"GPU not found: --device {name}; the last one here is cuda:{gpus - 1}.")
     return int(number)
 
 
@@ -185,7 +185,7 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     if precision not in DTYPES:
-        raise UserError(f"There is no precision {precision}; choose auto, {', '.join(DTYPES)}.")
+        raise UserError(f"Unknown precision {precision}; choose auto, {', '.join(DTYPES)}.")
     return DTYPES[precision]
 
 

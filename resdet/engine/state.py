@@ -1,4 +1,4 @@
-"""What a training changes as it goes, and what a checkpoint holds."""
+"""What a training run changes as it goes, and what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resdet.models.weights.strict import load_strictly
 
 @dataclass
 class Progress:
-    """How far a training has come."""
+    """How far a training run has come."""
 
     step: int = 0
     best: float = -math.inf
@@ -36,9 +36,9 @@ class Progress:
     def end(self, solver: SolverConfig) -> str:
         """Why the training is over, or nothing if it is not."""
         if self.step >= solver.steps:
-            return f"all {solver.steps} steps are done (solver.steps)"
+            return f"{self.step} of {solver.steps} steps"
         if 0 < solver.patience <= self.stale:
-            return f"{self.stale} evaluations without a better one (solver.patience)"
+            return f"{self.stale} evaluations without improvement (solver.patience)"
         return ""
 
     def note(self, value: float, solver: SolverConfig) -> bool:
@@ -119,14 +119,14 @@ class TrainState:
         try:
             if state["classes"] != self.classes:
                 raise UserError(
-                    f"The data have other classes than {source.parent} was trained on: start a new training with "
+                    f"The classes differ from those of {source.parent}: start a new training run with "
                     f"--init-weights {source.parent}."
                 )
             self._restore(state, str(source))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"{source} does not fit this training ({reason(error)}): use the resdet that wrote it, or start "
-                f"a new training with --weights {source.parent}."
+                f"{source} does not fit this training run ({reason(error)}): use the resdet that wrote it, or "
+                f"start a new training run with --init-weights {source.parent}."
             ) from error
 
     def _restore(self, state: dict[str, Any], source: str) -> None:

@@ -172,7 +172,7 @@ def read_coco_results(path: Path | str, annotations: Annotations) -> list[Detect
     """Read a results JSON: the detections of each image, best score first; float32, as all boxes are here.
 
     Raises:
-        UserError: it cannot be read, is not of these images and categories, or holds what is no detection
+        UserError: it cannot be read, is not of these images and categories, or holds something else than detections
     """
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -183,7 +183,7 @@ def read_coco_results(path: Path | str, annotations: Annotations) -> list[Detect
         ) from error
     if not isinstance(records, list):
         raise UserError(
-            f"{path} holds no list of results but a {type(records).__name__}: pass COCO results, not annotations."
+            f"{path} holds a {type(records).__name__}, not a list of results: pass COCO results, not annotations."
         )
     position = {annotations.id(index): index for index in range(len(annotations))}
     label_of = {category: label for label, category in enumerate(annotations.category_ids.tolist())}
@@ -214,7 +214,7 @@ def _read_record(
     image, category, box, score = (record[name] for name in ("image_id", "category_id", "bbox", "score"))
     if str(image) not in position:
         raise UserError(
-            f"{where} is of image {image!r}, which is not in the data set: pass the results of "
+            f"{where} refers to the image {image!r}, which is not in the data set: pass the results of "
             "these images, or choose the images with --data.val."
         )
     if type(category) is not int or category not in label_of:
@@ -224,8 +224,8 @@ def _read_record(
         )
     numbers = [score, *box] if isinstance(box, list) else []
     if len(numbers) != 5 or not all(type(n) in (int, float) and abs(n) < 1e30 for n in numbers):
-        raise UserError(f"{where} has score {score!r} and bbox {box!r}: five finite numbers are needed.")
+        raise UserError(f"{where} has score {score!r} and bbox {box!r}: they must be five finite numbers.")
     score, x, y, width, height = numbers
     if width < 0 or height < 0:
-        raise UserError(f"{where} has a bbox of negative size, {box!r}: give x, y, width, height.")
+        raise UserError(f"{where} has a bbox of negative size, {box!r}: bbox is x, y, width, height.")
     return position[str(image)], label_of[category], score, x, y, width, height

@@ -1,4 +1,4 @@
-"""What a detector does wrong, and what mending each kind of error would give (TIDE: Bolya et al. 2020).
+"""What a detector does wrong, and what fixing each kind of error would gain (TIDE: Bolya et al. 2020).
 
 A detection that matches no object is, the first that applies (§2.2):
 
@@ -39,7 +39,7 @@ class ErrorAnalysis(NamedTuple):
     counts: dict[str, int]
     """errors of each of `KINDS`"""
     gains: dict[str, float]
-    """what AP50 would gain if all errors of a kind were mended and nothing else (§2.3), by kind; and likewise for
+    """what AP50 would gain if all errors of a kind were fixed and nothing else (§2.3), by kind; and likewise for
     ``false_positive``, all detections that match nothing, and ``false_negative``, all objects not matched"""
 
 
@@ -125,7 +125,7 @@ def _match(iou: NDArray[np.float64], same: NDArray[np.bool_]) -> NDArray[np.int6
 def _mend(
     table: _Table, gt_labels: NDArray[np.int64], difficult: NDArray[np.bool_], num_classes: int
 ) -> ErrorAnalysis:
-    """AP50 as it is, and with the errors of each kind mended in turn (§2.3)."""
+    """AP50 as it is, and with the errors of each kind fixed in turn (§2.3)."""
     positives = np.bincount(gt_labels[~difficult], minlength=num_classes)
     hit = table.kinds == _HIT
     covered = np.zeros(len(gt_labels), bool)
@@ -140,16 +140,16 @@ def _mend(
         return table.take(np.flatnonzero(~wrong))
 
     now = ap50(table)
-    mended = {
+    fixed = {
         kind: ap50(_corrected(table, number, gt_labels) if kind in KINDS[:2] else without(table.kinds == number))
         for number, kind in enumerate(KINDS[:-1])
     }
-    mended["missed"] = ap50(table, positives - missed)
-    mended["false_positive"] = ap50(without(~hit))
-    mended["false_negative"] = ap50(table, hits_per_class)
+    fixed["missed"] = ap50(table, positives - missed)
+    fixed["false_positive"] = ap50(without(~hit))
+    fixed["false_negative"] = ap50(table, hits_per_class)
     counts = {kind: int((table.kinds == number).sum()) for number, kind in enumerate(KINDS)}
     counts["missed"] = int(missed.sum())
-    return ErrorAnalysis(now, counts, {kind: value - now for kind, value in mended.items()})
+    return ErrorAnalysis(now, counts, {kind: value - now for kind, value in fixed.items()})
 
 
 def _corrected(table: _Table, number: int, gt_labels: NDArray[np.int64]) -> _Table:

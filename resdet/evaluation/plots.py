@@ -107,8 +107,8 @@ def plot_recall(overlaps: NDArray[np.float64], numbers: Sequence[int], path: Pat
 
 
 def plot_error_gains(errors: ErrorAnalysis, path: Path | str) -> None:
-    """What mending each kind of error would give, as bars with the number of errors beside them."""
-    axes = _axes(7.5, 3.6, f"What AP50 ({100 * errors.ap50:.1f}) would gain if these errors were mended")
+    """What fixing each kind of error would gain, as bars with the number of errors beside them."""
+    axes = _axes(7.5, 3.6, f"What AP50 ({100 * errors.ap50:.1f}) would gain if these errors were fixed")
     names = [*KINDS, "false_positive", "false_negative"]
     values = np.array([100 * errors.gains[name] for name in names])
     rows = np.array([*range(len(KINDS)), len(KINDS) + 0.6, len(KINDS) + 1.6])

@@ -100,7 +100,7 @@ def coco_table(stats: dict[str, float]) -> str:
 
 
 def analysis_table(analysis: Analysis) -> str:
-    """What mending each kind of error would give, and the average recall of the proposals."""
+    """What fixing each kind of error would gain, and the average recall of the proposals."""
     errors = analysis.errors
     lines = [f"{'error':<14}    count  AP50 gained"]
     for kind, gain in errors.gains.items():

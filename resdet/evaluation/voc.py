@@ -165,7 +165,7 @@ def write_voc_results(
 def _read_results_file(path: Path, position: dict[str, int]) -> NDArray[np.float64]:
     """(n, 6): image position, score and corners in our continuous pixels, one row a line."""
     if not path.is_file():
-        raise UserError(f"{path} is missing: VOC results have one file for each class, empty if need be.")
+        raise UserError(f"{path} is missing: VOC results have one file per class, which may be empty.")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -198,7 +198,7 @@ def _read_results_file(path: Path, position: dict[str, int]) -> NDArray[np.float
 def read_voc_results(folder: Path | str, image_ids: Sequence[str], class_names: Sequence[str]) -> list[Detections]:
     """Read what `write_voc_results` wrote: the detections of each image, best score first, then by class.
 
-    Raises UserError, with file and line, for what is no result of these images.
+    Raises UserError, with file and line, for something that is not a result of these images.
     """
     position = {image_id: i for i, image_id in enumerate(image_ids)}
     tables = [_read_results_file(_results_file(folder, name), position) for name in class_names]

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def alternate(config: DetConfig, folder: Path) -> Path:
-    """Train the four steps, each with the settings of `config`, or go on where they stopped → the last one's run.
+    """Train the four steps, each with the settings of `config`, or continue them → the run of the last one.
 
     Args:
         config: of a detector with an RPN; its `init_weights` are what the first and the second step start from
@@ -34,7 +34,7 @@ def alternate(config: DetConfig, folder: Path) -> Path:
     Raises UserError for a detector without an RPN.
     """
     if config.model.proposals != "rpn":
-        raise UserError("Alternating training is for a detector with an RPN: set --model.proposals rpn.")
+        raise UserError("Alternating training needs a detector with an RPN: set --model.proposals rpn.")
     with torch.device("meta"):
         stages = [name for name, _ in build_network(config.model).backbone.named_children()]
 

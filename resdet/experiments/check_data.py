@@ -97,7 +97,7 @@ def check_images(splits: Mapping[str, Annotations]) -> list[Finding]:
     for a, b in twins(np.array([seen for _, seen in good], np.uint32).reshape(-1, 8)):
         (split, index), (other_split, other) = good[a][0], good[b][0]
         file, twin = splits[split].file(index), splits[other_split].file(other)
-        if file != twin:  # one file in two splits is told of without opening it
+        if file != twin:  # one file in two splits is reported without opening it
             kind = "same picture twice" if split == other_split else "same picture in two splits"
             found.append(Finding(kind, split, f"{file} looks like {twin} of {other_split}.", index))
     return found

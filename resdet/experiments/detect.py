@@ -49,7 +49,7 @@ def detect(
         try:
             image = read_image(file)
         except ImageError as error:
-            logger.info(f"left out: {error}")
+            logger.info(f"skipped: {error}")
             continue
         detections = detector(image)
         picture = draw_detections(image, Detections(*detections[:3]), detector.classes, min_score)

@@ -111,6 +111,6 @@ def detection_task(config: DetConfig, runtime: Runtime, resume: bool) -> Detecti
 def _report_findings(training: Annotations, validation: Annotations, config: DetConfig) -> None:
     """What `check_data` finds without opening images; what was left out has been reported already."""
     splits = {config.data.train: training, config.data.val: validation}
-    findings = [finding for finding in check_annotations(splits) if finding.kind != "left out"]
+    findings = [finding for finding in check_annotations(splits) if finding.kind != "skipped"]
     if findings:
-        logger.info(f"{summary(findings, 1)}\n  (tools/check_data.py tells all, and opens the images too)")
+        logger.info(f"{summary(findings, 1)}\n  (`resdet check-data` lists them all, and opens the images too)")

@@ -89,12 +89,12 @@ def network_and_data(
     if there != here:
         names = [name for name in here if there[name] != here[name]]
         differences = ", ".join(f"model.{name} {there[name]} there, {here[name]} here" for name in names)
-        raise UserError(f"{weights} was trained with other settings than this recipe's: {differences}.")
+        raise UserError(f"{weights} was trained with different settings from this recipe's: {differences}.")
     annotations = read_annotations(config.data, config.data.val, config.data.classes or file.classes)
     if annotations.classes != file.classes:
         raise UserError(
-            f"{weights} detects {', '.join(file.classes)}; the recipe names "
-            f"{', '.join(annotations.classes)}: evaluate with the classes, in the order, of the training."
+            f"{weights} detects {', '.join(file.classes)}; the recipe has "
+            f"{', '.join(annotations.classes)}: evaluate with the classes of the training, in the same order."
         )
     # The recipe says how to test; all else that shapes the network is the same in both.
     file = replace(file, config=replace(file.config, test=config.test))

@@ -75,9 +75,9 @@ def restore_classifier(file: ModelFile[ClsConfig], source: str) -> Classifier:
 def _check(file: ModelFile[ClsConfig], source: str, images: Images, config: ClsConfig) -> None:
     """Refuse a classifier of other classes, and views that it has not."""
     if file.classes != images.classes:
-        raise UserError(f"{source} knows other classes than {config.data.root}: evaluate it on its own data.")
+        raise UserError(f"{source} has different classes from {config.data.root}: evaluate it on its own data.")
     if config.test.views != "1-crop" and (config.data.format != "folder" or file.config.model.family == "cifar"):
-        raise UserError(f"test.views {config.test.views} is for an ImageNet network on a folder of images.")
+        raise UserError(f"test.views {config.test.views} needs an ImageNet network and a folder of images.")
 
 
 def _probabilities(

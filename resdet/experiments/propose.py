@@ -64,7 +64,7 @@ def propose(
     ids = [annotations.id(index) for index in range(len(annotations))]
     runtimes.from_main(lambda: write_proposals(output, ids, boxes, seconds))
     mean = sum(map(len, boxes)) / len(boxes)
-    logger.info(f"{output} has proposals for {len(boxes)} images, {mean:.0f} for each, in {seconds:.2f} s.")
+    logger.info(f"{output} has proposals for {len(boxes)} images: {mean:.0f} per image, {seconds:.2f} s per image.")
     return output
 
 

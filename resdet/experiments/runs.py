@@ -36,13 +36,13 @@ def saved_config(run: Path, kind: type[C]) -> C:
 def _read_config(run: Path, kind: type[C]) -> C:
     path = run / "config.json"
     if not path.is_file():
-        raise UserError(f"There is nothing to resume in {run}: it has no config.json.")
+        raise UserError(f"Nothing to resume in {run}: config.json was not found.")
     try:
         return from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, UserError) as error:
         raise UserError(
-            f"{path} cannot be used ({reason(error)}): use the resdet that wrote it, or start a new training with "
-            f"--init-weights {run}."
+            f"{path} cannot be used ({reason(error)}): use the resdet that wrote it, or start a new training run "
+            f"with --init-weights {run}."
         ) from error
 
 
@@ -55,19 +55,20 @@ def check_start(config: DetConfig | ClsConfig, runtime: Runtime, resume: bool) -
     parts = runtime.world * solver.accumulate
     if solver.batch_size % parts:
         raise UserError(
-            f"solver.batch_size {solver.batch_size} cannot be shared equally by {runtime.world} processes "
+            f"solver.batch_size {solver.batch_size} cannot be split equally among {runtime.world} processes "
             f"in {solver.accumulate} parts each: make it a multiple of {parts}."
         )
     files = folder / "state.pt", folder / "model.safetensors"
     # A process that looked by itself might look too late, and see what the main process has begun to write.
     if not resume and from_main(lambda: any(file.exists() for file in files)):
         raise UserError(
-            f"{folder} already holds a training: go on with --resume {folder}, choose another --name, or delete it."
+            f"{folder} already holds a training run: continue it with --resume {folder}, choose another "
+            "--name, or delete it."
         )
 
 
 def measure(config: DetConfig | ClsConfig, *validation: np.ndarray) -> dict[str, Any]:
-    """What the figures of a training's evaluations depend on, besides the weights.
+    """What the metrics of a training run's evaluations depend on, besides the weights.
 
     Args:
         validation: what identifies the validation data, wherever they lie

@@ -54,7 +54,9 @@ class Study:
     def of_recipe(self, recipe: str) -> Study:
         """The same settings compared on another recipe. Raises UserError if the study compares recipes."""
         if len(self.recipes) > 1:
-            raise UserError("This study compares recipes: --recipe is for those that compare settings of one.")
+            raise UserError(
+                "This study compares recipes: --recipe applies only to studies that compare settings of one recipe."
+            )
         return replace(self, rows={label: replace(row, recipe=recipe) for label, row in self.rows.items()})
 
 

@@ -13,7 +13,7 @@ from resdet.experiments.study_det import compare_detectors
 
 
 def run_study(study: Study, recipes: Mapping[str, DetConfig | ClsConfig], folder: Path) -> str:
-    """Train each network, or go on where its training stopped, and leave a table and pictures → the table.
+    """Train each network, or continue where its training stopped, and leave a table and pictures → the table.
 
     Args:
         study: what each row changes

@@ -58,7 +58,7 @@ def compare_classifiers(study: Study, configs: Mapping[str, ClsConfig], folder: 
 
 
 def _train(label: str, config: ClsConfig, folder: Path) -> Trained:
-    """Train a network, or go on with it, or find that it is done."""
+    """Train a network, or continue it, or find that it is done."""
     logger.info(f"— {label}")
     run = train_or_resume(with_settings(config, {"runs": str(folder), "name": label.replace(" ", "-")}))
     return runtimes.from_main(lambda: _measure(run))

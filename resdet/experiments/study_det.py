@@ -57,7 +57,7 @@ def compare_detectors(study: Study, configs: Mapping[str, DetConfig], folder: Pa
 
 
 def _train(label: str, row: Row, config: DetConfig, folder: Path) -> Path:
-    """Train a detector, or go on with it, or find that it is done → its run folder."""
+    """Train a detector, or continue it, or find that it is done → its run folder."""
     logger.info(f"— {label}")
     name = row.run or label.replace(" ", "_")
     if row.step:

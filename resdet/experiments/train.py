@@ -40,7 +40,7 @@ def train(config: DetConfig | ClsConfig, resume: bool = False) -> Path:
 
 
 def train_or_resume(config: DetConfig | ClsConfig) -> Path:
-    """Start the run of a larger experiment, or go on with it, or find that it is done → its folder.
+    """Start the run of a larger experiment, or continue it, or find that it is done → its folder.
 
     Raises UserError if the run was started with settings that cannot change.
     """

@@ -51,7 +51,8 @@ def prepare(file: ModelFile[DetConfig], source: str | Path, runtime: Runtime) ->
         other = load_model(path)
         if other.classes != file.classes:
             raise UserError(
-                f"{path} knows other classes than {source}: an ensemble must agree on them and their order."
+                f"{path} has different classes from {source}: the detectors of an ensemble need the same "
+                "classes in the same order."
             )
         models.append(restore(replace(other, config=replace(other.config, test=test)), path))
     if len(models) == 1 and not (test.scales or test.flip or test.refine):
@@ -116,7 +117,8 @@ class Detector:
         check_config(file.config)
         if file.config.model.proposals == "given":
             raise UserError(
-                f"{source} is given its proposals, it finds none in an image: evaluate it with tools/eval_det.py."
+                f"{source} needs proposals from files, so it cannot detect in an image alone: evaluate it "
+                "with `resdet eval-det`."
             )
         started = runtime.choose(device, precision)
         transform = TestTransform(*image_size(file.config))
@@ -132,7 +134,7 @@ class Detector:
     ) -> NamedDetections | list[NamedDetections]:
         """What is in an image, or in each of several.
 
-        Raises UserError for a file that is no image, and for pixels that are not (H, W, 3) uint8.
+        Raises UserError for a file that is not an image, and for pixels that are not (H, W, 3) uint8.
 
         Args:
             images: of any sizes

@@ -175,7 +175,7 @@ def _unit(module: Unit, runtime: Runtime) -> nn.Module:
 
 
 def _fuse_pair(module: nn.Module, conv_name: str, norm_name: str, runtime: Runtime, joined: bool = False) -> None:
-    """The fused convolution stands where the normalisation stood, which is told of shortcut and ReLU."""
+    """The fused convolution stands where the normalisation stood, which is given shortcut and ReLU."""
     conv, norm = getattr(module, conv_name), getattr(module, norm_name)
     if folds(norm):
         setattr(module, conv_name, nn.Identity())

@@ -113,7 +113,7 @@ def build_box_head(model: ModelConfig, network: Network, pooler: RoIPooler) -> C
         )
     if not network.rest:
         raise UserError(
-            f"Nothing follows the stride-16 map of {model.timm or model.backbone}: set --model.box-head conv_fc."
+            f"{model.timm or model.backbone} has no layers after stride 16: set --model.box-head conv_fc."
         )
     if model.pooling == "warp":
         return WarpedHead(network.backbone, network.rest, network.channels)
@@ -123,9 +123,12 @@ def build_box_head(model: ModelConfig, network: Network, pooler: RoIPooler) -> C
 def refuse_contradictions(model: ModelConfig) -> None:
     """Raise UserError for settings of which each is possible, but not all together."""
     if model.pooling == "warp" and model.proposals == "rpn":
-        raise UserError("Cut out of the image, regions leave no map to an RPN: set --model.proposals given.")
+        raise UserError(
+            "Warped regions are cropped from the image and leave no feature map for an RPN: set "
+            "--model.proposals given."
+        )
     if model.pooling == "pyramid" and (model.box_head == "conv5" or model.conv_dims):
-        raise UserError("The bins of a spatial pyramid are no map: set --model.box-head conv_fc, without convs.")
+        raise UserError("A spatial pyramid is not a feature map: set --model.box-head conv_fc, without conv_dims.")
     ascends = sorted(set(model.maxout)) == list(model.maxout)
     if model.maxout and (len(model.maxout) < 2 or not ascends or model.maxout[-1] != 1):
-        raise UserError(f"model.maxout must ascend and end with 1, as 0.5 1, not {model.maxout}.")
+        raise UserError(f"model.maxout must be ascending and end with 1, for example 0.5 1, not {model.maxout}.")

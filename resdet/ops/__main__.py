@@ -9,6 +9,6 @@ if __name__ == "__main__":
         best = library.INSTRUCTION_SETS[torch.ops.resdet.instruction_set()]
         print(f"CPU: resdet's own operators, for {best}, loaded into torch {torch.__version__}")
     else:
-        print(f"CPU: torchvision's operators, with torch {torch.__version__}; ours were not built")
+        print(f"CPU: torchvision's operators, with torch {torch.__version__}; resdet's were not built")
     own = "resdet's own" if "cuda" in library.DEVICES else "torchvision's"
-    print(f"GPU: {own} operators; batch normalisation and convolutions are torch's")
+    print(f"GPU: {own} operators; batch norm and convolutions are torch's")

@@ -31,7 +31,9 @@ def _load() -> set[str]:
                 found.add(device)
             except OSError as error:  # built against a torch that is no longer there
                 logging.getLogger("resdet").warning(
-                    "%s cannot be loaded (%s): torchvision's operators serve; install resdet again.", file, error
+                    "%s cannot be loaded (%s): torchvision's operators are used instead; install resdet again.",
+                    file,
+                    error,
                 )
     return found
 

@@ -263,7 +263,7 @@ def test_torchrun_trains_on_one_machine_and_on_two(
             process.terminate()  # and its workers, if it hangs
         printed = {path: path.read_text() for path in logs.rglob("std*.log")}
         assert [process.exitcode for process in processes] == [0] * len(options), printed
-        assert "".join(printed.values()).count("The training ends here") == 1, "each process talks"
+        assert "".join(printed.values()).count("Training finished") == 1, "each process talks"
     assert len(list((runs / "one/tensorboard").iterdir())) == 1, "each process writes"
     assert sorted(path.name for path in runs.iterdir()) == ["one", "two"]
     assert not list((recipe.parent / "elsewhere").rglob("*.*")), "each machine writes"

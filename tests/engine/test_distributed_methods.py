@@ -48,7 +48,7 @@ def test_a_study_with_proposals_and_alternating_training(recipe: Path, forkserve
     settings = ("--runs", "runs", *small)
     printed = run_on_two(script, settings, folder, forkserver)
     (talk,) = (text for text in printed.values() if "Done" in text)
-    assert talk.count("The training ends here") == 5 and talk.count("has proposals for 10 images") == 2
+    assert talk.count("Training finished") == 5 and talk.count("has proposals for 10 images") == 2
     assert all(talk.count(f"— {name}\n") == 1 for name in ("given", "shared", *STEPS))
     assert not any(text for name, text in printed.items() if name.endswith("1/stdout.log")), printed
     study = folder / "runs/tiny"

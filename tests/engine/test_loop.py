@@ -144,7 +144,7 @@ def test_a_run_folder_that_was_moved_goes_on_where_it_is(
     assert load_state(moved / "state.pt")["progress"]["step"] == 7
 
 
-@pytest.mark.parametrize(("patience", "why"), [(0, "all 7 steps"), (1, "1 evaluations without a better one")])
+@pytest.mark.parametrize(("patience", "why"), [(0, "7 of 7 steps"), (1, "1 evaluations without improvement")])
 def test_resuming_a_training_that_is_over_changes_nothing_and_says_why(
     patience: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,7 @@ def test_each_setting_is_refused_or_taken_over(kind: type, tmp_path: Path, refus
     for name, hint, value in settings(kind()):
         arguments = ["--resume", str(run), *another(name, hint, value)]
         if name in FIXED:
-            with refuses(f"--resume goes on with the {name} of {run}", f"--init-weights {run}"):
+            with refuses(f"--resume cannot change {name}, which {run} was trained with", f"--init-weights {run}"):
                 read(command, arguments)
         else:
             arguments_read = read(command, arguments)

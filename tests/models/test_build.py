@@ -91,7 +91,7 @@ def test_every_kind_learns(kind, batch):
         ({"backbone": "zf", "pooling": "warp", **GIVEN}, ("zf", "--model.box-head conv_fc")),
         ({"pooling": "warp"}, ("--model.proposals given",)),
         ({"pooling": "pyramid"}, ("pyramid", "--model.box-head conv_fc")),
-        ({"pooling": "pyramid", **LAYERS, "conv_dims": (8,)}, ("pyramid", "without convs")),
+        ({"pooling": "pyramid", **LAYERS, "conv_dims": (8,)}, ("pyramid", "without conv_dims")),
         ({"freeze": ("conv9",)}, ("'conv9'", "conv4_x")),
     ],
 )

@@ -86,7 +86,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in ARCHITECTURES:
-            raise ValueError(f"No ResNet of {depth} layers: choose from {', '.join(map(str, ARCHITECTURES))}.")
+            raise ValueError(f"No ResNet has {depth} layers: choose one of {', '.join(map(str, ARCHITECTURES))}.")
         block, (_, _, _, units5) = ARCHITECTURES[depth]
         self.backbone = ResNetBackbone(depth, norm=norm, **options)
         self.conv5_x = stage(
@@ -131,7 +131,7 @@ class CifarResNet(nn.Module):
         block: type[Unit] = Bottleneck if bottleneck else BasicBlock
         units, rest = divmod(depth - 2, 3 * block.depth)
         if rest or not units:
-            raise ValueError(f"No CIFAR network of {depth} layers: choose one of {3 * block.depth}n + 2.")
+            raise ValueError(f"No CIFAR network has {depth} layers: choose {3 * block.depth}n + 2.")
         wide = block.expansion
         self.channels = 64 * wide
         self.conv1 = Stem(3, 16, 3, 1, norm)

@@ -46,7 +46,7 @@ def timm_parts(
     """A network of timm in two parts, the channels that the second gives, and what the first expects of images.
 
     Raises UserError if timm is not installed, has no such network or none of its weights, if the network has no map
-    of stride 16 or is no sequence, and for group normalisation, which would replace half of a foreign network.
+    of stride 16 or is not a sequence, and for group normalisation, which would replace half of a foreign network.
 
     Args:
         name: as in `timm.list_models()`
@@ -58,16 +58,18 @@ def timm_parts(
         from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
         from timm.models import FeatureListNet
     except ImportError as error:
-        raise UserError("Backbones of timm need the package timm: pip install 'resdet[timm]'.") from error
+        raise UserError("timm backbones need the package timm: pip install 'resdet[timm]'.") from error
     if norm == "group":
-        raise UserError("A network of timm keeps its own normalisation: set --model.norm frozen or sync_batch.")
+        raise UserError("A timm network keeps its own normalization: set --model.norm frozen or sync_batch.")
     try:
         network: Any = timm.create_model(name, features_only=True, pretrained=pretrained)
     except Exception as error:  # whatever its builders and its downloads raise
-        raise UserError(f"timm cannot make {name!r} ({reason(error)}): see timm.list_models().") from error
+        raise UserError(f"timm cannot create {name!r} ({reason(error)}): see timm.list_models().") from error
     strides, modules = network.feature_info.reduction(), network.feature_info.module_name()
     if 16 not in strides:
-        raise UserError(f"{name} has no map of stride 16, only of {', '.join(map(str, strides))}: choose another.")
+        raise UserError(
+            f"{name} has no feature map of stride 16, only of {', '.join(map(str, strides))}: choose another."
+        )
     if not isinstance(network, FeatureListNet):
         raise UserError(
             f"{name} is not a plain sequence of modules, which a box head could continue: choose another."

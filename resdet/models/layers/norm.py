@@ -245,10 +245,10 @@ def fold(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
 def freeze(network: nn.Module, stages: Iterable[str]) -> None:
     """Stop training the named stages of `network` (its attributes, such as ``conv1``, ``conv2_x``).
 
-    Raises UserError for a name that is no stage.
+    Raises UserError for a name that is not a stage.
     """
     known = dict(network.named_children())
     for stage in stages:
         if stage not in known:
-            raise UserError(f"There is no stage {stage!r} to freeze: the stages are {', '.join(known)}.")
+            raise UserError(f"model.freeze has the unknown stage {stage!r}: the stages are {', '.join(known)}.")
         known[stage].requires_grad_(False)

@@ -29,7 +29,7 @@ def read_classifier(path: Path) -> ClassifierWeights:
     """
     state = read_tensors(path)
     if "backbone.stem.conv1.weight" in state:
-        raise UserError(f"{path} is a detector of another toolkit: convert it with tools/convert_weights.py first.")
+        raise UserError(f"{path} is another toolkit's detector: convert it with `resdet convert-weights` first.")
     try:
         if "conv1_w" in state:
             return ClassifierWeights(from_blobs(state), "msra")

@@ -95,7 +95,7 @@ def to_detectron2_detector(weights: Mapping[str, Tensor], model: ModelConfig, so
     ):
         if found not in possible:
             raise UserError(
-                f"{source} has model.{setting} {found}, detectron2's C4 detector knows only "
+                f"{source} has model.{setting} {found}, detectron2's C4 detector supports only "
                 f"{' and '.join(map(str, possible))}: it cannot be converted."
             )
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
@@ -138,8 +138,8 @@ def _classes(count: int, named: tuple[str, ...], source: str) -> tuple[str, ...]
     known = {len(COCO_CLASSES): COCO_CLASSES, len(VOC_CLASSES): VOC_CLASSES}
     if len(named or known.get(count, ())) == count:
         return named or known[count]
-    told = f"--classes gives {len(named)}" if named else "their names are not known"
-    raise UserError(f"{source} detects {count} classes, {told}: name all of them, in order, with --classes.")
+    known = f"--classes has {len(named)}" if named else "whose names are not known"
+    raise UserError(f"{source} detects {count} classes, {known}: pass all of them, in order, with --classes.")
 
 
 def _check_pixels(state: Mapping[str, Tensor], source: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training starts from: nothing, torchvision's or MSRA's weights, a classifier, or another detector."""
+"""What training starts from: nothing, torchvision's or MSRA's weights, a classifier, or another detector."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...
     if source in ("torchvision", "torchvision-v2"):
         name = f"resnet{network.depth}" if network.backbone == "resnet" else network.backbone
         if name not in ("vgg16", *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))):
-            raise UserError(f"torchvision has no weights of a backbone {name}: name a file, or start from scratch.")
+            raise UserError(
+                f"torchvision has no weights for the backbone {name}: pass a file, or train from scratch."
+            )
         tensors = torchvision_weights(name, "V2" if source.endswith("v2") else "V1")
         return _take_classifier(model, _in_style(ClassifierWeights(tensors, "torchvision"), config, source), source)
     if source == "timm":
@@ -95,7 +97,7 @@ def _take_classifier(model: FasterRCNN, tensors: Mapping[str, Tensor], source: s
 
 def _read_classifier(path: Path) -> ClassifierWeights:
     if not path.is_file():
-        raise UserError(f'There are no weights {path}: pass a file, a run folder, or "torchvision".')
+        raise UserError(f'Weights file not found: {path}; pass a file, a run folder, or "torchvision".')
     return read_classifier(path)
 
 
@@ -104,7 +106,7 @@ def _in_style(resnet: ClassifierWeights, config: DetConfig, source: str) -> dict
     if resnet.style != config.model.style:
         raise UserError(
             f"{source} holds weights of style {resnet.style}, the recipe has {config.model.style} "
-            f"(channel order, pixel mean, place of the stride): set --model.style {resnet.style}."
+            f"(channel order, pixel mean, position of the stride): set --model.style {resnet.style}."
         )
     return resnet.tensors
 

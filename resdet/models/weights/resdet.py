@@ -61,7 +61,9 @@ def load_any_model(path: str | Path) -> ModelFile[Any]:
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"Weights file not found: {path}; train first, or pass a run folder or a .safetensors file.")
+        raise UserError(
+            f"Weights file not found: {path}; train first, or pass a run folder or a .safetensors file."
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

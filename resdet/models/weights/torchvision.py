@@ -79,7 +79,7 @@ def torchvision_weights(name: str, version: Literal["V1", "V2"] = "V1") -> dict[
     """
     versions = torchvision.models.get_model_weights(name).__members__
     if f"IMAGENET1K_{version}" not in versions:
-        raise UserError(f"torchvision has no {version} weights of {name}: pass --weights torchvision.")
+        raise UserError(f"torchvision has no {version} weights for {name}: pass --init-weights torchvision.")
     weights = versions[f"IMAGENET1K_{version}"]
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)

@@ -7,7 +7,7 @@ RESDET_FUNCTION double floor_of(double x) { return __builtin_floor(x); }
 RESDET_FUNCTION int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 RESDET_FUNCTION int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// A box in cells; `finite` is false if it has a coordinate that is no number or beyond all maps.
+// A box in cells; `finite` is false if it has a coordinate that is not a number or beyond all maps.
 template <typename A>
 struct Cells {
   A start_y, start_x, size_y, size_x;
