@@ -1,6 +1,6 @@
 """ResNet-18 from scratch on the 128 photographs of COCO128, evaluated on the same: it overfits, on purpose.
 
-A detector that cannot learn a few photographs by heart has a mistake somewhere; on two CPU cores.
+A detector that cannot memorize a few photographs has a bug somewhere; for two CPU cores.
 """
 
 from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig

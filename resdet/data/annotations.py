@@ -36,7 +36,7 @@ class Annotations:
     difficult: np.ndarray
     """(B,) bool: VOC's difficult objects, COCO's crowd regions"""
     areas: np.ndarray
-    """(B,) float64, square pixels: of the masks where the files state them, else of boxes (for COCO's size ranges)"""
+    """(B,) float64, square pixels: of masks where the files state them, else of boxes (for COCO's size ranges)"""
     skipped: tuple[str, ...]
     """one sentence for each image or box that was left out"""
 

@@ -138,8 +138,8 @@ def _classes(count: int, named: tuple[str, ...], source: str) -> tuple[str, ...]
     known = {len(COCO_CLASSES): COCO_CLASSES, len(VOC_CLASSES): VOC_CLASSES}
     if len(named or known.get(count, ())) == count:
         return named or known[count]
-    known = f"--classes has {len(named)}" if named else "whose names are not known"
-    raise UserError(f"{source} detects {count} classes, {known}: pass all of them, in order, with --classes.")
+    given = f"--classes has {len(named)}" if named else "whose names are not known"
+    raise UserError(f"{source} detects {count} classes, {given}: pass all of them, in order, with --classes.")
 
 
 def _check_pixels(state: Mapping[str, Tensor], source: str) -> None:
