@@ -69,19 +69,19 @@ def regions(count: int, channels: int, rounds: int) -> None:
     index = torch.zeros(count, dtype=torch.int64)
     indexed = torch.cat([index[:, None].float(), rois], 1)
 
-    def own_align(x: Tensor) -> Tensor:
+    def native_align(x: Tensor) -> Tensor:
         return ops.roi_align(x, rois, index, 7, 1 / 16)
 
     def align(x: Tensor) -> Tensor:
         return torchvision.ops.roi_align(x, indexed, 7, 1 / 16, 0, True)
 
-    def own_pool(x: Tensor) -> Tensor:
+    def native_pool(x: Tensor) -> Tensor:
         return ops.roi_pool(x, rois, index, 7, 1 / 16)
 
     def pool(x: Tensor) -> Tensor:
         return torchvision.ops.roi_pool(x, indexed, 7, 1 / 16)
 
-    for name, ours, theirs in (("RoI align", own_align, align), ("RoI pooling", own_pool, pool)):
+    for name, ours, theirs in (("RoI align", native_align, align), ("RoI pooling", native_pool, pool)):
         compare(f"{name} forward", lambda f=ours: f(last), lambda f=theirs: f(features), rounds)
         compare_gradients(f"{name} backward", ours, theirs, features, rounds)
 

@@ -14,14 +14,16 @@ from torch.utils._pytree import tree_map_only
 from resdet import boxes
 from resdet.inference.test_time import flip_boxes
 from resdet.models.box_coder import BoxCoder
+from resdet.models.box_voting import box_voting
 from resdet.models.losses import head_loss, region_losses, rpn_loss, smooth_l1
+from resdet.models.ohem import hard_examples
 from resdet.models.poolers import lower_scale
-from resdet.models.postprocess import Predictions, predict, select, soften, vote
+from resdet.models.postprocess import Predictions, predict, select
 from resdet.models.rpn import propose
+from resdet.models.soft_nms import soft_nms
 from resdet.models.targets import (
     AnchorTargets,
     RoITargets,
-    hardest,
     label_anchors,
     match_anchors,
     sample_rois,
@@ -78,8 +80,8 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         "select": (partial(select, **SELECT), (predictions,)),
         "select and vote": (partial(select, **SELECT, vote_iou=0.5), (predictions,)),
         "soft-NMS and vote": (partial(select, **SELECT, vote_iou=0.5, soft_nms_sigma=0.5), (predictions,)),
-        "vote": (vote, (found[:40], labels[:40], found, scores, labels, 0.5)),
-        "soften": (soften, (found, scores, labels, 0.5, 0.01, 60)),
+        "box_voting": (box_voting, (found[:40], labels[:40], found, scores, labels, 0.5)),
+        "soft_nms": (soft_nms, (found, scores, labels, 0.5, 0.01, 60)),
         "propose": (rule_of_proposals, (logits[None, :, 0], deltas[None, :, 0], some, sizes)),
         "smooth_l1": (smooth_l1, (deltas, 1 / 9)),
         "rpn_loss": (partial(rpn_loss, batch=64, beta=1 / 9), (logits[None, :, 0], deltas[None, :, 0], [anchors])),
@@ -90,7 +92,7 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         "match_anchors": (match_anchors, (boxes.iou(found, some), 0.7, 0.3)),
         "label_anchors": (rule_of_anchors, (found, target, *SIZE)),
         "sample_rois": (rule_of_rois, (found, target, 3)),
-        "hardest": (hardest, (regions, scores[:40], 10, 0.7)),
+        "hard_examples": (hard_examples, (regions, scores[:40], 10, 0.7)),
     }
 
 
@@ -133,7 +135,7 @@ def test_half_precision_inputs_are_computed_with_in_float32_outside_autocast(
 
 def test_double_precision_stays(cases: dict[str, Case]) -> None:
     """As the comparisons of processes and of gradients need it."""
-    for name in ("iou", "encode", "decode", "smooth_l1", "head_loss", "vote"):
+    for name in ("iou", "encode", "decode", "smooth_l1", "head_loss", "box_voting"):
         rule, arguments = cases[name]
         found = outcome((rule, arguments), torch.bfloat16, Tensor.double)
         assert all(part.dtype == torch.float64 for part in (found if isinstance(found, tuple) else [found])), name

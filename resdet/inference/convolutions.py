@@ -32,7 +32,7 @@ def fused_conv2d(
     if _packs(runtime):
         # oneDNN's matrix products are faster than its 1×1 convolutions, but cannot add in place.
         kind = MatrixConv2d if simple and kernel == 1 and not joined else PackedConv2d
-        exact = runtime.dtype == torch.float32 and ops.own(weight.new_empty(0, device=runtime.device))
+        exact = runtime.dtype == torch.float32 and ops.has_native_kernel(weight.new_empty(0, device=runtime.device))
         if simple and kernel == 3 and exact and winograd_pays(inputs, outputs):
             kind = WinogradConv2d
     weight = weight.detach().to(runtime.device, runtime.dtype, memory_format=torch.channels_last)

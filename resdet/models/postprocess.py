@@ -13,6 +13,8 @@ from torch import Tensor
 
 from resdet import boxes, ops
 from resdet.models.box_coder import BoxCoder
+from resdet.models.box_voting import box_voting
+from resdet.models.soft_nms import soft_nms
 from resdet.precision import full_precision
 from resdet.types import Detections
 
@@ -72,53 +74,17 @@ def select(
         min_score: lower scores are dropped
         nms_iou: overlap above which the worse of two boxes of a class goes
         max_detections: kept
-        vote_iou: overlap from which boxes of a class have a vote in those that are kept (`vote`); 0 has none
-        soft_nms_sigma: σ with which scores decay instead of boxes being suppressed (`soften`); 0 suppresses
+        vote_iou: overlap from which boxes of a class have a vote in those that are kept (`box_voting`); 0 has none
+        soft_nms_sigma: σ with which scores decay instead of boxes being suppressed (`soft_nms`); 0 suppresses
     """
     region, label = (predictions.scores >= min_score).nonzero().unbind(1)  # (D,), (D,)
     found, score = predictions.boxes[region, label], predictions.scores[region, label]
     solid = (found[:, 2:] > found[:, :2]).all(1)  # a box pushed out of the image has no area
     found, score, label = found[solid], score[solid], label[solid]
     if soft_nms_sigma:
-        keep, kept_scores = soften(found, score, label, soft_nms_sigma, min_score, max_detections)
+        keep, kept_scores = soft_nms(found, score, label, soft_nms_sigma, min_score, max_detections)
     else:
         keep = ops.batched_nms(found, score, label, nms_iou, max_detections)
         kept_scores = score[keep]
-    kept = vote(found[keep], label[keep], found, score, label, vote_iou) if vote_iou else found[keep]
+    kept = box_voting(found[keep], label[keep], found, score, label, vote_iou) if vote_iou else found[keep]
     return Detections(kept, kept_scores, label[keep])
-
-
-@full_precision
-def vote(kept: Tensor, kept_labels: Tensor, found: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
-    """Each kept box becomes the mean, by score, of the boxes of its class that overlap it by `iou` or more.
-
-    Box voting (Gidaris and Komodakis 2015, §4; He et al. 2015, appendix B). Where all of them score 0, the kept box
-    stays as it is. (K, 4), (K,), (D, 4), (D,), (D,) → (K, 4).
-    """
-    votes = (boxes.iou(kept, found) >= iou) & (kept_labels[:, None] == labels)  # (K, D)
-    weights = (votes * scores).double()  # on GPUs, TF32 would shorten the coordinates in a float32 product
-    total = weights.sum(1, keepdim=True)  # (K, 1)
-    return torch.where(total > 0, weights @ found.double() / total, kept).to(found.dtype)
-
-
-@full_precision
-def soften(
-    found: Tensor, scores: Tensor, labels: Tensor, sigma: float, min_score: float, most: int
-) -> tuple[Tensor, Tensor]:
-    """Soft-NMS (Bodla et al. 2017, eq. 3): a better box of the class multiplies a score by exp(−IoU²/σ).
-
-    (D, 4), (D,), (D,) → positions and decayed scores of the at most `most` boxes that keep `min_score`, best first.
-    """
-    left = scores.clone()
-    kept: list[int] = []
-    values: list[float] = []
-    while len(kept) < min(most, len(found)):
-        best = int(left.argmax())
-        if left[best] < min_score:
-            break
-        kept.append(best)
-        values.append(float(left[best]))
-        overlap = boxes.iou(found[best, None], found)[0]
-        left *= torch.where(labels == labels[best], (-overlap.square() / sigma).exp(), 1.0)
-        left[best] = -1
-    return torch.tensor(kept, dtype=torch.int64, device=found.device), scores.new_tensor(values)

@@ -14,9 +14,10 @@ from resdet.config import RoIConfig, TestConfig
 from resdet.models.box_coder import BoxCoder
 from resdet.models.box_heads import Conv5Head, ConvFCHead
 from resdet.models.losses import head_loss, region_losses
+from resdet.models.ohem import hard_examples
 from resdet.models.poolers import RoIPooler
 from resdet.models.postprocess import Predictions, predict, select
-from resdet.models.targets import RoITargets, hardest, sample_rois
+from resdet.models.targets import RoITargets, sample_rois
 from resdet.types import Detections, FeatureMaps, Target
 
 EVERY_REGION = 1 << 30  # a mini-batch that all candidates of an image fit in
@@ -96,7 +97,7 @@ class RoIHeads(nn.Module):
         """Classification and box loss of a mini-batch of each image's regions (Fast R-CNN §2.3)."""
         sampled = [self.sample(own, target) for own, target in zip(proposals, targets, strict=True)]
         if self.settings.ohem:
-            sampled = self._hardest(features, sampled, sizes)
+            sampled = self._hard_examples(features, sampled, sizes)
         class_logits, box_deltas = self(features, [regions.rois for regions in sampled], sizes)
         classes, box_targets = _joined(sampled)
         own = self.settings
@@ -125,14 +126,16 @@ class RoIHeads(nn.Module):
         )
 
     @torch.no_grad()
-    def _hardest(self, features: FeatureMaps, sampled: Sequence[RoITargets], sizes: Tensor) -> list[RoITargets]:
-        """Online hard example mining: of each image the regions of the highest loss now (`hardest`)."""
+    def _hard_examples(
+        self, features: FeatureMaps, sampled: Sequence[RoITargets], sizes: Tensor
+    ) -> list[RoITargets]:
+        """Online hard example mining: of each image the regions of the highest loss now (`hard_examples`)."""
         class_logits, box_deltas = self(features, [regions.rois for regions in sampled], sizes)
         classes, box_targets = _joined(sampled)
         losses = region_losses(class_logits, box_deltas, classes, box_targets, beta=self.settings.beta)
         parts = losses.split([len(regions.rois) for regions in sampled])
         return [
-            hardest(regions, part, self.settings.batch_size_per_image, self.nms_iou)
+            hard_examples(regions, part, self.settings.batch_size_per_image, self.nms_iou)
             for regions, part in zip(sampled, parts, strict=True)
         ]
 

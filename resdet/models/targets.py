@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from resdet import boxes, ops
+from resdet import boxes
 from resdet.models.box_coder import BoxCoder
 from resdet.precision import full_precision
 from resdet.types import Target
@@ -137,17 +137,3 @@ def sample_rois(
         classes[: len(foreground)] = target.labels[objects]
         deltas[: len(foreground)] = box_coder.encode(target.boxes[objects], candidates[foreground])
     return RoITargets(rois, classes, deltas)
-
-
-@full_precision
-def hardest(regions: RoITargets, losses: Tensor, batch: int, nms_iou: float) -> RoITargets:
-    """Online hard example mining: the `batch` regions of the highest loss of an image (Shrivastava et al. 2016).
-
-    Regions that overlap a harder one by more than `nms_iou` (0.7 there) are left out: they are one example.
-
-    Args:
-        regions: all that may be trained on
-        losses: (R,)
-    """
-    keep = ops.nms(regions.rois, losses, nms_iou, batch)
-    return RoITargets(*(field[keep] for field in regions))

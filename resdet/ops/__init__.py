@@ -114,7 +114,7 @@ def channel_sums(gradient: Tensor | None, output: Tensor | None, x: Tensor, pivo
     Returns:
         (2, C), float64 for float64 and float32 for everything else; no gradient flows through it
     """
-    if own(x):
+    if has_native_kernel(x):
         return library.OPS.channel_sums(gradient, output, x, pivot)
     centered = _full_precision(x) - pivot[:, None, None]
     a = centered if gradient is None else _full_precision(_masked(gradient, output))
@@ -134,7 +134,7 @@ def affine(x: Tensor, added: Tensor | None, scale: Tensor, shift: Tensor, relu: 
     Returns:
         (N, C, H, W); no gradient flows through it
     """
-    if own(x):
+    if has_native_kernel(x):
         return library.OPS.affine(x, added, scale, shift, relu)
     y = _full_precision(x) * scale[:, None, None] + shift[:, None, None]
     y = y if added is None else y + added
@@ -161,7 +161,7 @@ def affine_gradient(
         offset: (C,), with x
         with_added: the second gradient is wanted; else it is empty
     """
-    if own(gradient):
+    if has_native_kernel(gradient):
         return library.OPS.affine_gradient(gradient, output, x, scale, slope, offset, with_added)
     g = _masked(gradient, output)
     result = _full_precision(g) * scale[:, None, None]
@@ -186,7 +186,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def winograd(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
     """ReLU(conv3×3(x) + bias + added) at stride 1 with padding, with a quarter of the multiplications; on a CPU.
 
-    Only where `own` says so; Lavin and Gray 2016, F(4×4, 3×3). No gradient flows through it. An input that is NaN
+    Needs `has_native_kernel`. Lavin and Gray 2016, F(4×4, 3×3). No gradient flows through it. An input that is NaN
     or infinite makes NaN of every output in the tiles of 4×4 whose windows hold it, not of the nine around it only.
 
     Args:
@@ -215,7 +215,7 @@ def has_tiles() -> bool:
     return library.HAS_TILES
 
 
-def own(x: Tensor) -> bool:
+def has_native_kernel(x: Tensor) -> bool:
     """Whether our own kernels for the layers of networks serve this tensor."""
     return x.device.type == "cpu" and _served(x) and x.dtype in library.TYPES["cpu"]
 

@@ -11,8 +11,7 @@ from networks import pictures, plain
 
 from resdet import ops
 from resdet.engine.runtime import Runtime
-from resdet.inference import convolutions
-from resdet.inference import optimize as optimize_module
+from resdet.inference import convolutions, optimize_heads
 from resdet.inference.convolutions import (
     FusedConv2d,
     MatrixConv2d,
@@ -20,7 +19,9 @@ from resdet.inference.convolutions import (
     WinogradConv2d,
     fused_conv2d,
 )
-from resdet.inference.optimize import HoistedStart, OptimizedRCNN, Subsample
+from resdet.inference.optimize import OptimizedRCNN
+from resdet.inference.optimize_heads import HoistedStart
+from resdet.inference.optimize_layers import Subsample
 from resdet.models.layers.conv import Conv2d
 from resdet.models.layers.norm import FrozenBatchNorm2d, fold
 from resdet.types import FeatureMaps
@@ -97,7 +98,7 @@ def test_nothing_is_computed_that_nobody_reads():
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6])
 def test_regions_go_through_the_head_in_parts(count, monkeypatch):
-    monkeypatch.setattr(optimize_module, "REGIONS_AT_A_TIME", 3)
+    monkeypatch.setattr(optimize_heads, "REGIONS_AT_A_TIME", 3)
     model = plain(*KINDS[4])
     heads = OptimizedRCNN(model, ALONE).model.roi_heads
     features, rois = FeatureMaps([torch.randn(2, 1024, 5, 6)], [16]), torch.rand(count, 4) * 40
@@ -114,7 +115,7 @@ def expected_class(kernel: int, stride: int, joined: bool) -> type[FusedConv2d]:
         return FusedConv2d
     if kernel == stride == 1 and not joined:
         return MatrixConv2d
-    return WinogradConv2d if kernel == 3 and stride == 1 and ops.own(torch.zeros(1)) else PackedConv2d
+    return WinogradConv2d if kernel == 3 and stride == 1 and ops.has_native_kernel(torch.zeros(1)) else PackedConv2d
 
 
 @pytest.mark.parametrize("relu", [False, True])

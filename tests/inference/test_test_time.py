@@ -14,9 +14,11 @@ from resdet import boxes, ops
 from resdet.engine.runtime import Runtime
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN, best_boxes, flip_boxes, flip_images
+from resdet.models.box_voting import box_voting
 from resdet.models.image_scales import resize_images
 from resdet.models.poolers import RoIPooler, lower_scale
-from resdet.models.postprocess import Predictions, select, soften, vote
+from resdet.models.postprocess import Predictions, select
+from resdet.models.soft_nms import soft_nms
 from resdet.types import FeatureMaps
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
@@ -51,7 +53,7 @@ def test_voting_against_a_loop(random_boxes, threshold):
                 weight += score
                 total += score * np.array(box)
         expected.append(total / weight)
-    voted = vote(found[keep], labels[keep], found, scores, labels, threshold)
+    voted = box_voting(found[keep], labels[keep], found, scores, labels, threshold)
     np.testing.assert_allclose(voted, expected, rtol=1e-5)
 
 
@@ -69,10 +71,10 @@ def test_soft_nms_against_a_loop(random_boxes, most):
         for pair in left:
             if labels[pair[1]] == labels[best]:
                 pair[0] *= math.exp(-(iou(found[pair[1]].tolist(), found[best].tolist()) ** 2) / 0.5)
-    keep, values = soften(found, scores, labels, 0.5, 0.1, most)
+    keep, values = soft_nms(found, scores, labels, 0.5, 0.1, most)
     assert keep.tolist() == [k for k, _ in expected] and len(keep) in (5, *range(15, 41))
     np.testing.assert_allclose(values, [score for _, score in expected], rtol=1e-5)
-    assert len(soften(found[:0], scores[:0], labels[:0], 0.5, 0.1, most)[0]) == 0
+    assert len(soft_nms(found[:0], scores[:0], labels[:0], 0.5, 0.1, most)[0]) == 0
 
 
 def test_selection_with_them(random_boxes):

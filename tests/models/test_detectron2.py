@@ -366,7 +366,7 @@ def test_a_detector_of_another_kind(
 
 
 def test_classes_of_another_number(refuses: Callable[..., Any]) -> None:
-    with refuses("model.pkl", "20 classes", "--classes gives 2"):
+    with refuses("model.pkl", "20 classes", "--classes has 2"):
         from_detectron2_detector(tensors_without_content(50, 20), ("cat", "dog"), "model.pkl")
 
 
@@ -382,11 +382,11 @@ def test_a_network_that_detectron2_cannot_hold(change: dict[str, Any], refuses: 
 
 def test_what_the_command_refuses(tmp_path: Path, complains: Callable[..., None]) -> None:
     here, there, mine = (tmp_path / name for name in ("model.pkl", "model.safetensors", "mine.safetensors"))
-    complains(["convert-weights", here, there], here, "no weights")
+    complains(["convert-weights", here, there], here, "not found")
     here.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     complains(["convert-weights", here, there], here, "os.system", "do not trust it")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
-    complains(["convert-weights", tmp_path / "resnet.pth", there], "no Faster R-CNN", "train_det")
+    complains(["convert-weights", tmp_path / "resnet.pth", there], "not a Faster R-CNN", "train-det")
     complains(["convert-weights", here, tmp_path / "model.pt"], "model.pt", ".safetensors")
     save_model(mine, ModelFile({"a": torch.zeros(1)}, ("cat",), DetConfig(model=ModelConfig(depth=18)), 0))
     complains(["convert-weights", mine, there], mine, "--to")

@@ -280,7 +280,7 @@ def test_weights_of_another_style(
 def test_a_detector_of_another_toolkit(tmp_path: Path, refuses: Callable[..., object]) -> None:
     torch.save({"model": {"backbone.stem.conv1.weight": torch.zeros(1)}}, tmp_path / "model_final.pth")
     config = replace(MSRA, init_weights=str(tmp_path / "model_final.pth"))
-    with refuses(tmp_path / "model_final.pth", "tools/convert_weights.py"):
+    with refuses(tmp_path / "model_final.pth", "resdet convert-weights"):
         start_detector(fresh(MSRA), config, CLASSES)
 
 

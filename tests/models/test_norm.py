@@ -203,7 +203,7 @@ def test_freeze_stops_the_named_stages_and_no_other():
 def test_freezing_an_unknown_stage_is_refused(name):
     backbone = ResNet(18, norm=FrozenBatchNorm2d).backbone
     with pytest.raises(
-        UserError, match=rf"There is no stage .{name}. to freeze: the stages are conv1, .*conv4_x\."
+        UserError, match=rf"unknown stage .{name}.: the stages are conv1, .*conv4_x\."
     ):
         freeze(backbone, ("conv1", name))
 

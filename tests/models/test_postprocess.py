@@ -7,7 +7,9 @@ import torch
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from resdet.models.box_coder import BoxCoder
-from resdet.models.postprocess import Predictions, predict, select, soften, vote
+from resdet.models.box_voting import box_voting
+from resdet.models.postprocess import Predictions, predict, select
+from resdet.models.soft_nms import soft_nms
 
 CLASSES = 4
 SIZES = torch.tensor([[96, 128], [80, 112]])
@@ -84,7 +86,7 @@ def test_a_vote_is_the_mean_by_score():
     expected = (found[0] * 0.6 + found[1] * 0.2) / 0.8
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            kept = vote(found[:1], labels[:1], found, scores, labels, 0.5)
+            kept = box_voting(found[:1], labels[:1], found, scores, labels, 0.5)
         assert kept.dtype == torch.float32
         torch.testing.assert_close(kept, expected[None])
 
@@ -99,14 +101,16 @@ def test_a_box_without_a_vote_stays_as_it_is():
     assert len(voted.boxes) == 2
     torch.testing.assert_close(voted, plain, rtol=0, atol=0)
     labels, scores = torch.tensor([0, 1]), torch.tensor([0.0, 0.9])
-    torch.testing.assert_close(vote(found[:1], labels[:1], found, scores, labels, 0.5), found[:1], rtol=0, atol=0)
+    torch.testing.assert_close(
+        box_voting(found[:1], labels[:1], found, scores, labels, 0.5), found[:1], rtol=0, atol=0
+    )
 
 
 def test_only_the_boxes_of_the_class_that_overlap_enough_have_a_vote():
     """IoU with the first: 1, ½ exactly, a little less."""
     found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.9], [0, 0, 10, 8]])
     scores, labels = torch.tensor([0.5, 0.25, 0.9, 0.9]), torch.tensor([1, 1, 1, 0])
-    kept = vote(found[:1], labels[:1], found, scores, labels, 0.5)
+    kept = box_voting(found[:1], labels[:1], found, scores, labels, 0.5)
     torch.testing.assert_close(kept, torch.tensor([[0.0, 0, 10, (0.5 * 10 + 0.25 * 5) / 0.75]]))
 
 
@@ -153,5 +157,5 @@ def test_soft_suppression_of_boxes_that_score_nothing_keeps_each_once():
     found = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 0, 60, 10]])
     for empty in (found[:0], found):
         count = len(empty)
-        keep, values = soften(empty, torch.zeros(count), torch.zeros(count).long(), 0.5, 0.0, 9)
+        keep, values = soft_nms(empty, torch.zeros(count), torch.zeros(count).long(), 0.5, 0.0, 9)
         assert sorted(keep.tolist()) == list(range(count)) and values.tolist() == [0] * count

@@ -120,7 +120,7 @@ def test_fresh_convolutions_keep_the_variance():
 
 
 def test_an_unknown_depth_is_refused():
-    with pytest.raises(ValueError, match=r"No ResNet of 20 layers: choose from 18, 34, 50, 101, 152, 200\."):
+    with pytest.raises(ValueError, match=r"No ResNet has 20 layers: choose one of 18, 34, 50, 101, 152, 200\."):
         ResNet(20, norm=FrozenBatchNorm2d)
 
 

@@ -10,7 +10,14 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from resdet import boxes
 from resdet.models.anchors import base_anchors, grid_anchors
 from resdet.models.box_coder import BoxCoder
-from resdet.models.targets import RoITargets, hardest, label_anchors, match_anchors, random_subset, sample_rois
+from resdet.models.ohem import hard_examples
+from resdet.models.targets import (
+    RoITargets,
+    label_anchors,
+    match_anchors,
+    random_subset,
+    sample_rois,
+)
 from resdet.types import Target
 
 HEIGHT, WIDTH = 96, 128
@@ -265,7 +272,7 @@ def test_hard_examples_against_a_loop(random_boxes):
     for k in losses.argsort(descending=True).tolist():
         if all(boxes.iou(rois[k, None], rois[j, None]) <= 0.7 for j in expected) and len(expected) < 20:
             expected.append(k)
-    chosen = hardest(regions, losses, 20, 0.7)
+    chosen = hard_examples(regions, losses, 20, 0.7)
     for field, all_of_it in zip(chosen, regions, strict=True):
         assert torch.equal(field, all_of_it[expected])
-    assert len(hardest(RoITargets(*(field[:0] for field in regions)), losses[:0], 20, 0.7).rois) == 0
+    assert len(hard_examples(RoITargets(*(field[:0] for field in regions)), losses[:0], 20, 0.7).rois) == 0

@@ -254,7 +254,7 @@ def test_without_a_network_one_sentence_says_what_to_do(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(UserError, match=r"Cannot download torchvision's resnet18 \(.*\): fetch https://.*\.pth "):
+    with pytest.raises(UserError, match=r"Cannot download torchvision's resnet18 \(.*\): download https://.*\.pth "):
         torchvision_weights("resnet18")
 
 
@@ -280,5 +280,5 @@ def test_the_second_version_of_torchvision_s_weights(monkeypatch, refuses):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
     assert torchvision_weights("resnet50", "V2") == {}
     assert asked == ["https://download.pytorch.org/models/resnet50-11ad3fa6.pth"]
-    with refuses("no V2 weights of resnet18", "--init-weights torchvision"):
+    with refuses("no V2 weights for resnet18", "--init-weights torchvision"):
         torchvision_weights("resnet18", "V2")

@@ -131,7 +131,7 @@ class CifarResNet(nn.Module):
         block: type[Unit] = Bottleneck if bottleneck else BasicBlock
         units, rest = divmod(depth - 2, 3 * block.depth)
         if rest or not units:
-            raise ValueError(f"No CIFAR network has {depth} layers: choose {3 * block.depth}n + 2.")
+            raise ValueError(f"A CIFAR network cannot have {depth} layers: choose {3 * block.depth}n + 2.")
         wide = block.expansion
         self.channels = 64 * wide
         self.conv1 = Stem(3, 16, 3, 1, norm)

@@ -47,7 +47,7 @@ class Conv2d(nn.Conv2d):
     def _winograd(self, x: Tensor) -> bool:
         fits = self.kernel_size == (3, 3) and self.stride == (1, 1)
         exact = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return fits and exact and winograd_pays(self.in_channels, self.out_channels) and ops.own(x)
+        return fits and exact and winograd_pays(self.in_channels, self.out_channels) and ops.has_native_kernel(x)
 
     def _side_by_side(self, x: Tensor) -> Tensor:
         count, _, _, width = x.shape

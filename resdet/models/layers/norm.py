@@ -109,7 +109,7 @@ def _finish(x: Tensor, added: Tensor | None, relu: bool) -> Tensor:
 def _fuses(x: Tensor, added: Tensor | None) -> bool:
     """Whether a kernel of our own does all at once; torch.compile makes its own."""
     alike = added is None or added.dtype == x.dtype
-    return ops.own(x) and alike and not torch.compiler.is_compiling()
+    return ops.has_native_kernel(x) and alike and not torch.compiler.is_compiling()
 
 
 class _Affine(torch.autograd.Function):
