@@ -1,0 +1,139 @@
+"""Layers and backbones, rearranged to run fast: `optimize` has one rule for each type of module.
+
+- Normalisations are folded into the convolutions before them; bias, shortcut and ReLU are applied as a convolution
+  writes its result (`convolutions`).
+- What a strided 1×1 convolution will not read is not computed: the stride moves to the unit before it.
+- Foreign modules (timm's) run under autocast, as they are.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resdet.engine.runtime import Runtime
+from resdet.inference.convolutions import fused_conv2d
+from resdet.models.backbones.resnet import ResNetBackbone, Stem
+from resdet.models.backbones.timm import TimmBackbone
+from resdet.models.backbones.vgg import VGG16Backbone, ZFBackbone
+from resdet.models.layers.blocks import Bottleneck, Projection, Unit
+from resdet.models.layers.norm import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d, fold, folds
+from resdet.models.rpn import RPN, RPNHead
+
+
+@singledispatch
+def optimize(module: Any, runtime: Runtime) -> Any:
+    """What runs in the place of `module`, whose parts are taken. A type without a rule is foreign."""
+    return Autocast(module, runtime) if any(True for _ in module.parameters()) else module
+
+
+@optimize.register(nn.Sequential)
+@optimize.register(RPN)
+def _children(module: nn.Module, runtime: Runtime) -> nn.Module:
+    for name, child in module.named_children():
+        setattr(module, name, optimize(child, runtime))
+    return module
+
+
+@optimize.register(FrozenBatchNorm2d)
+@optimize.register(SyncBatchNorm2d)
+@optimize.register(GroupNorm)
+def _as_it_is(module: nn.Module, runtime: Runtime) -> nn.Module:
+    return module
+
+
+@optimize.register
+def _backbone(module: ResNetBackbone, runtime: Runtime) -> nn.Module:
+    move_strides(module)
+    return _children(module, runtime)
+
+
+@optimize.register
+def _timm(module: TimmBackbone, runtime: Runtime) -> nn.Module:
+    wrapped: Any = Autocast(module, runtime)
+    wrapped.strides, wrapped.channels = module.strides, module.channels
+    return wrapped
+
+
+@optimize.register(VGG16Backbone)
+@optimize.register(ZFBackbone)
+@optimize.register(RPNHead)
+@optimize.register(nn.ModuleList)
+def _convolutions(module: nn.Module, runtime: Runtime) -> nn.Module:
+    for name, conv in list(module.named_children()):
+        if isinstance(conv, nn.Conv2d):
+            setattr(module, name, fused_conv2d(conv, conv.weight, conv.bias, runtime))
+    return module
+
+
+@optimize.register(Stem)
+@optimize.register(Projection)
+def _convolution_and_norm(module: Any, runtime: Runtime) -> nn.Module:
+    _fuse_pair(module, "conv", "norm", runtime)
+    return module
+
+
+@optimize.register
+def _unit(module: Unit, runtime: Runtime) -> nn.Module:
+    for number in range(1, module.depth + 1):
+        _fuse_pair(module, f"conv{number}", f"norm{number}", runtime, joined=number == module.depth)
+    module.shortcut = optimize(module.shortcut, runtime)
+    return module
+
+
+def _fuse_pair(module: nn.Module, conv_name: str, norm_name: str, runtime: Runtime, joined: bool = False) -> None:
+    """The fused convolution stands where the normalisation stood, which is given shortcut and ReLU."""
+    conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+    if folds(norm):
+        setattr(module, conv_name, nn.Identity())
+        setattr(module, norm_name, fused_conv2d(conv, *fold(conv, norm), runtime, joined))
+    else:
+        setattr(module, conv_name, fused_conv2d(conv, conv.weight, None, runtime))
+        norm.to(runtime.dtype)
+
+
+class Autocast(nn.Module):
+    """A foreign module as it is, in the number type of `runtime`."""
+
+    def __init__(self, module: nn.Module, runtime: Runtime) -> None:
+        super().__init__()
+        self.module, self.runtime = module, runtime
+
+    def forward(self, x: Tensor) -> Any:
+        """What the module makes of x."""
+        with self.runtime.autocast():
+            return self.module(x)
+
+
+# Positions that nobody reads
+
+
+class Subsample(nn.Module):
+    """Every second row and column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)"""
+        return x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+
+
+@optimize.register
+def _subsample(module: Subsample, runtime: Runtime) -> nn.Module:
+    return module
+
+
+def move_strides(backbone: Any) -> None:
+    """Where a stage begins with 1×1 convolutions of stride 2, the stage before it computes only what they read."""
+    for before, after in pairwise([backbone.conv2_x, backbone.conv3_x, backbone.conv4_x]):
+        last, first = before[-1], after[0]
+        if reads_every_second_cell(first) and isinstance(last.shortcut, nn.Identity):
+            last.conv2.stride, last.shortcut = (2, 2), Subsample()
+            first.conv1.stride = first.shortcut.conv.stride = (1, 1)
+
+
+def reads_every_second_cell(unit: Any) -> bool:
+    """Whether all that reads the unit's input are 1×1 convolutions of stride 2."""
+    return isinstance(unit, Bottleneck) and unit.conv1.stride == (2, 2) and unit.projects
