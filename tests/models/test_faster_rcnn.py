@@ -29,7 +29,7 @@ EVERYTHING = 10_000
 
 
 def changed(config, **parts):
-    """`config` with settings of its parts replaced: ``changed(CONFIG, rpn={"batch": 8})``."""
+    """`config` with settings of its parts replaced: ``changed(CONFIG, rpn={"batch_size_per_image": 8})``."""
     return replace(config, **{name: replace(getattr(config, name), **values) for name, values in parts.items()})
 
 
@@ -45,8 +45,14 @@ CONFIG = changed(
         "pool_size": 4,
         "conv5_stride": 2,
     },
-    rpn={"batch": 32, "pre_nms_topk": 200, "post_nms_topk": 16, "min_size": 1e-3, "cross_boundary": True},
-    roi={"batch": 8},
+    rpn={
+        "batch_size_per_image": 32,
+        "pre_nms_topk": 200,
+        "post_nms_topk": 16,
+        "min_size": 1e-3,
+        "cross_boundary": True,
+    },
+    roi={"batch_size_per_image": 8},
     test={"pre_nms_topk": 200, "post_nms_topk": 12, "max_detections": 30},
 )
 
@@ -194,8 +200,8 @@ def test_losses_and_gradients_equal_torchvision(pooling, pool_size, conv5_stride
     config = changed(
         CONFIG,
         model={"pooling": pooling, "pool_size": pool_size, "conv5_stride": conv5_stride},
-        rpn={"batch": EVERYTHING, "foreground_fraction": 1.0},
-        roi={"batch": EVERYTHING, "foreground_fraction": 1.0, "beta": 1 / 9},
+        rpn={"batch_size_per_image": EVERYTHING, "foreground_fraction": 1.0},
+        roi={"batch_size_per_image": EVERYTHING, "foreground_fraction": 1.0, "beta": 1 / 9},
     )
     resnet = random_resnet()
     model = random_detector(config, resnet).train()

@@ -202,9 +202,7 @@ def test_freeze_stops_the_named_stages_and_no_other():
 @pytest.mark.parametrize("name", ["conv9", "conv2", "conv2_x.0", ""])
 def test_freezing_an_unknown_stage_is_refused(name):
     backbone = ResNet(18, norm=FrozenBatchNorm2d).backbone
-    with pytest.raises(
-        UserError, match=rf"unknown stage .{name}.: the stages are conv1, .*conv4_x\."
-    ):
+    with pytest.raises(UserError, match=rf"unknown stage .{name}.: the stages are conv1, .*conv4_x\."):
         freeze(backbone, ("conv1", name))
 
 

@@ -254,7 +254,9 @@ def test_without_a_network_one_sentence_says_what_to_do(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(UserError, match=r"Cannot download torchvision's resnet18 \(.*\): download https://.*\.pth "):
+    with pytest.raises(
+        UserError, match=r"Cannot download torchvision's resnet18 \(.*\): download https://.*\.pth "
+    ):
         torchvision_weights("resnet18")
 
 
