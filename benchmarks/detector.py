@@ -41,7 +41,7 @@ def network(depth: int, proposals: int) -> FasterRCNN:
     """A detector of 20 classes with random weights whose normalisations and scores are not trivial."""
     torch.manual_seed(0)
     config = DetConfig()
-    model = replace(config.model, depth=depth, style="msra", pooling="align", pool_size=14, conv5_stride=2)
+    model = replace(config.model, depth=depth, style="msra", pooling="align_v2", pool_size=14, conv5_stride=2)
     test = replace(config.test, post_nms_topk=proposals)
     result = build_detector(replace(config, model=model, test=test), 20)
     for module in result.modules():

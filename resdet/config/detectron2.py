@@ -53,7 +53,7 @@ def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetCo
             anchor_ratios=(0.5, 1, 2),
             anchor_center="corner",
             rpn_channels=1024,
-            pooling="align",
+            pooling="align_v2",
             pool_size=14,
             conv5_stride=2,
         ),

@@ -81,7 +81,7 @@ def given_proposals(annotations: Annotations, config: DetConfig, most: int) -> P
         return read_proposals(config.data.proposals, annotations, most)
     if config.model.proposals == "given":
         raise UserError(
-            "This detector needs to be given proposals: make them with tools/propose.py, and name the "
+            "This detector needs proposals: make them with `resdet propose`, then pass the "
             "files with --data.proposals."
         )
     return None

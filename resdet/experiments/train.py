@@ -22,7 +22,7 @@ def train(config: DetConfig | ClsConfig, resume: bool = False) -> Path:
 
     Args:
         config: of a detector or of a classifier; its run folder is `runs`/`name`
-        resume: go on where the run in that folder stopped
+        resume: continue where the run in that folder stopped
 
     Raises UserError for what cannot work, and if the training diverges.
     """

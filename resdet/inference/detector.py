@@ -43,7 +43,7 @@ def prepare(file: ModelFile[DetConfig], source: str | Path, runtime: Runtime) ->
     """The network of a model file, with the methods that its test settings ask for.
 
     It is to be given images of `image_size`. Raises UserError if weights do not fit, or the networks of an ensemble
-    know other classes.
+    have different classes.
     """
     test = file.config.test
     models = [restore(file, source)]

@@ -15,6 +15,7 @@ from resdet import ops
 from resdet.precision import full_precision
 from resdet.types import FeatureMaps
 
+ALIGNED = {"align": False, "align_v2": True}  # kinds of RoI align: are cell centers at half-integers?
 CANONICAL = 224.0  # pixels; the side at which the backbone saw objects in its pre-training (SPPnet §4.1)
 
 
@@ -24,14 +25,23 @@ class RoIPooler(nn.Module):
     One map: that is the level. Maps of several image scales: the two adjacent scales at which the region is nearest
     to 224², and the larger feature of both (He et al. 2015, appendix B; networks on conv feature maps, §3.3).
 
+    RoI align comes in two versions. A convolution of stride 2 with symmetric padding centers its output i on its
+    input 2i, so that cell i of a map of stride 16 sees the surroundings of pixel 16i: "align" reads the map like
+    that (and takes a region to be at least one cell large). "align_v2", detectron2's default, takes the cell to be
+    centered on pixel 16i + 8, half a cell away from what it sees.
+
     Args:
-        kind: RoI max pooling, RoI align, a spatial pyramid (`pyramid_pool`), or the image itself warped (`warp`)
+        kind: RoI max pooling, RoI align (`ALIGNED`), a spatial pyramid (`pyramid_pool`), or the image itself warped
+            (`warp`)
         size: S, bins along each side; of warped images pixels
         pyramid: bins along each side of a pyramid's grids
     """
 
     def __init__(
-        self, kind: Literal["pool", "align", "pyramid", "warp"], size: int, pyramid: Sequence[int] = ()
+        self,
+        kind: Literal["pool", "align", "align_v2", "pyramid", "warp"],
+        size: int,
+        pyramid: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.kind, self.size, self.pyramid = kind, size, tuple(pyramid)
@@ -43,7 +53,7 @@ class RoIPooler(nn.Module):
 
     def is_linear(self, features: FeatureMaps) -> bool:
         """Whether pooling commutes with 1×1 convolutions without bias."""
-        return self.kind == "align" and len(features.maps) == 1
+        return self.kind in ALIGNED and len(features.maps) == 1
 
     def forward(self, features: FeatureMaps, rois: Tensor, image_index: Tensor, bin_stride: int = 1) -> Tensor:
         """Pool the regions.
@@ -76,8 +86,9 @@ class RoIPooler(nn.Module):
             return pyramid_pool(map_, rois, image_index, levels=self.pyramid, scale=scale)
         if self.kind == "warp":
             return warp(map_, rois, image_index, size=self.size)
-        if self.kind == "align":
-            return ops.roi_align(map_, rois, image_index, self.size, scale, stride=bin_stride)
+        if self.kind in ALIGNED:
+            aligned = ALIGNED[self.kind]
+            return ops.roi_align(map_, rois, image_index, self.size, scale, aligned=aligned, stride=bin_stride)
         return ops.roi_pool(map_, rois, image_index, self.size, scale, bin_stride)
 
 

@@ -56,7 +56,7 @@ def roi_align(
 
     Args:
         sampling_ratio: samples along each side of a bin; 0 takes one for each cell that the bin spans
-        aligned: cell centres lie at half-integers (the exact reading); False is the older, half-cell shifted one
+        aligned: cell centers lie at half-integers; False: at integers, and a region is at least one cell large
 
     Returns:
         (R, C, ⌈S/stride⌉, ⌈S/stride⌉), of the features' type

@@ -33,9 +33,9 @@ KINDS = [  # depth, style, pooling, pool_size, conv5_stride, norm
     (34, "torchvision", "align", 4, 1, "sync_batch"),
     (50, "torchvision", "pool", 4, 1, "frozen"),
     (50, "torchvision", "align", 6, 2, "frozen"),
-    (50, "torchvision", "align", 4, 1, "group"),
+    (50, "torchvision", "align_v2", 4, 1, "group"),
     (50, "msra", "pool", 7, 2, "frozen"),
-    (50, "msra", "align", 6, 2, "sync_batch"),
+    (50, "msra", "align_v2", 6, 2, "sync_batch"),
 ]
 
 

@@ -108,7 +108,7 @@ def test_maxout_is_the_larger_of_the_two_scales(random_boxes):
     rois, index = random_boxes(30, 640, 960, 30), torch.arange(30) % 2
 
     def pool(features, rois, image_index):
-        return ops.roi_align(features, rois, image_index, 3, 1 / 16)
+        return ops.roi_align(features, rois, image_index, 3, 1 / 16, aligned=False)
 
     pooled = RoIPooler("align", 3)(FeatureMaps(maps, [16 / f for f in factors]), rois, index)
     for k, low in enumerate(lower_scale(rois, factors).tolist()):

@@ -34,15 +34,15 @@ def test_conv5_is_pooling_conv5_and_the_average():
     torch.testing.assert_close(vectors, map_.mean((2, 3))[image_index])
 
 
-@pytest.mark.parametrize("stride_in_1x1", [True, False])
-def test_training_convolves_before_pooling_and_nothing_changes(random_boxes, stride_in_1x1):
+@pytest.mark.parametrize(("kind", "stride_in_1x1"), [("align", True), ("align", False), ("align_v2", False)])
+def test_training_convolves_before_pooling_and_nothing_changes(random_boxes, kind, stride_in_1x1):
     """Gradients too; without gradients the head pools first."""
     unit = Bottleneck(8, 4, 2, norm=FrozenBatchNorm2d, stride_in_1x1=stride_in_1x1)
     for norm in (unit.norm1, unit.norm2, unit.norm3, unit.shortcut.norm):
         norm.running_mean.normal_(0, 0.1)
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.normal_()
-    pooler = RoIPooler("align", 6)
+    pooler = RoIPooler(kind, 6)
     head = Conv5Head(nn.Sequential(unit, Bottleneck(16, 4, 1, norm=FrozenBatchNorm2d)), 16).double()
     map_ = torch.randn(2, 8, 6, 8, dtype=torch.float64, requires_grad=True)
     features = FeatureMaps([map_], [16])

@@ -140,10 +140,9 @@ class Twin(nn.Module):
                 theirs.copy_(ours.roll(1, 0))
             for theirs, ours in zip(predictor.bbox_pred.parameters(), own.bbox_pred.parameters(), strict=True):
                 theirs.copy_(torch.cat([torch.zeros_like(ours[:4]), ours]))
-        pool_size = config.model.pool_size
-        self.pool = (
-            RoIPool(pool_size, 1 / 16) if config.model.pooling == "pool" else RoIAlign(pool_size, 1 / 16, 0, True)
-        )
+        pool_size, pooling = config.model.pool_size, config.model.pooling
+        align = RoIAlign(pool_size, 1 / 16, 0, aligned=pooling == "align_v2")
+        self.pool = RoIPool(pool_size, 1 / 16) if pooling == "pool" else align
         self.heads = RoIHeads(
             lambda features, proposals, _: self.pool(features["0"], proposals),
             nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
@@ -171,7 +170,7 @@ class Twin(nn.Module):
         ]
 
 
-TORCHVISION_CASES = [("pool", 4, 1), ("align", 7, 2)]
+TORCHVISION_CASES = [("pool", 4, 1), ("align", 7, 2), ("align_v2", 4, 1)]
 
 
 @pytest.mark.parametrize("pooling, pool_size, conv5_stride", TORCHVISION_CASES)

@@ -15,7 +15,8 @@ def test_the_pooler_pools_one_map_as_its_kind_says(random_boxes, stride):
     map_, rois, index = torch.randn(2, 3, 12, 16), random_boxes(6, 96, 128, 30), torch.arange(6) % 2
     kinds = {
         "pool": ops.roi_pool(map_, rois, index, 4, 1 / stride),
-        "align": ops.roi_align(map_, rois, index, 4, 1 / stride),
+        "align": ops.roi_align(map_, rois, index, 4, 1 / stride, aligned=False),
+        "align_v2": ops.roi_align(map_, rois, index, 4, 1 / stride, aligned=True),
         "pyramid": pyramid_pool(map_, rois, index, levels=(3, 1), scale=1 / stride),
         "warp": warp(map_, rois, index, size=4),
     }
@@ -23,7 +24,7 @@ def test_the_pooler_pools_one_map_as_its_kind_says(random_boxes, stride):
         pooler = RoIPooler(kind, 4, (3, 1))
         assert torch.equal(pooler(FeatureMaps([map_], [stride]), rois, index), expected)
         assert pooler.bins == (10 if kind == "pyramid" else 16)
-        if kind in ("pool", "align"):
+        if kind in ("pool", "align", "align_v2"):
             some = pooler(FeatureMaps([map_], [stride]), rois, index, 2)
             torch.testing.assert_close(some, expected[:, :, ::2, ::2])
 

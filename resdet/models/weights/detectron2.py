@@ -55,8 +55,8 @@ def from_detectron2_detector(
     """
     if LOGITS not in state:
         raise UserError(
-            f"{source} is no Faster R-CNN of detectron2, it has no {LOGITS}: "
-            "a ResNet needs no conversion, pass it to train_det as --weights."
+            f"{source} is not a Faster R-CNN of detectron2, since it has no {LOGITS}: "
+            "a ResNet needs no conversion, pass it to train-det as --init-weights."
         )
     try:
         depth = bottleneck_depth(state)
@@ -85,7 +85,7 @@ def to_detectron2_detector(weights: Mapping[str, Tensor], model: ModelConfig, so
     for setting, found, possible in (
         ("depth", model.depth, (50, 101, 152)),
         ("norm", model.norm, ("frozen", "sync_batch")),
-        ("pooling", model.pooling, ("align",)),
+        ("pooling", model.pooling, ("align_v2",)),
         ("conv5_stride", model.conv5_stride, (2,)),
         ("context", model.context, (False,)),
         ("backbone", model.backbone, ("resnet",)),

@@ -24,7 +24,7 @@ NORMLESS = ("vgg16", "zf")  # backbones that know no normalisation of batches
 def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...]) -> str:
     """Give the fresh detector `model` the weights that `config.init_weights` names; returns what came from where.
 
-    A detector of resdet is taken whole; if it knows other classes, all but its two last layers, and if one of both
+    A detector of resdet is taken whole; if its classes differ, all but its two last layers, and if one of both
     has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes the backbone and, where
     that follows, the box head. Raises UserError if a name or shape disagrees.
     """
@@ -58,7 +58,7 @@ def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...
 def start_classifier(model: nn.Module, config: ClsConfig, classes: tuple[str, ...]) -> str:
     """Give the fresh classifier `model` the weights that `config.init_weights` names; returns what came from where.
 
-    If the file knows other classes, its last layer is left. Raises UserError if a name or shape disagrees.
+    If the classes differ, its last layer is left. Raises UserError if a name or shape disagrees.
     """
     if not config.init_weights:
         return "All weights start at random."
@@ -74,14 +74,14 @@ def _take_model(
     source: str,
     besides: Sequence[str] = (),
 ) -> str:
-    """All of the file but, if it knows other classes, `class_layers`, and in any case `besides`."""
+    """All of the file but, if its classes differ, `class_layers`, and in any case `besides`."""
     left = (*(() if file.classes == classes else class_layers), *besides)
     fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(left)}
     taken = {name: tensor for name, tensor in file.weights.items() if not name.startswith(left)}
     load_strictly(model, {**taken, **fresh}, source)
     if not left:
         return f"all weights from {source}."
-    why = "" if file.classes == classes else f"{source} knows other classes ({', '.join(file.classes)}): "
+    why = "" if file.classes == classes else f"{source} has different classes ({', '.join(file.classes)}): "
     at_random = "; these start at random" if fresh else ""
     return f"{why}all but {' and '.join(left).replace('rpn.', 'the RPN')} comes from {source}{at_random}."
 

@@ -44,7 +44,7 @@ def check_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a `torch.save` file or of a pickle of arrays (.pkl), read without running any code in it.
 
-    They may lie under the key "model" (detectron2's and torchvision's trainings) or "blobs" (Detectron's, whose
+    They may lie under the key "model" (detectron2's and torchvision's training runs) or "blobs" (Detectron's, whose
     momenta are left out).
     """
     content = read_pickle(path) if path.suffix == ".pkl" else _read_torch(path)

@@ -85,7 +85,7 @@ def torchvision_weights(name: str, version: Literal["V1", "V2"] = "V1") -> dict[
         state = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the checksum of what arrived is wrong
         raise UserError(
-            f"Cannot download torchvision's {name} ({error}): fetch {weights.url} yourself "
-            "and pass the file as --weights FILE."
+            f"Cannot download torchvision's {name} ({error}): download {weights.url} "
+            "yourself, and pass the file as --init-weights FILE."
         ) from error
     return from_torchvision_vgg16(state) if name == "vgg16" else from_torchvision(state)
