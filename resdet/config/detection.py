@@ -136,7 +136,8 @@ class ModelConfig:
     """Output channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)."""
     pooling: Literal["pool", "align", "align_v2", "pyramid", "warp"] = "pool"
     """How regions are pooled: RoI max pooling (Fast R-CNN §2.1), RoI align (Mask R-CNN §3) as in torchvision or as
-    in detectron2 (align_v2), spatial pyramid pooling (SPPnet §2.2), or cropped from the image and warped (R-CNN)."""
+    in detectron2 (align_v2), spatial pyramid pooling (SPPnet §2.2), or cropped from the image and warped
+    (R-CNN)."""
     pool_size: Cells = 7
     """Side of a pooled region in cells (7 with conv5_stride 1, 14 with conv5_stride 2), or in pixels if regions are
     warped."""

@@ -48,7 +48,7 @@ def import_weights(source: Path, output: Path, classes: tuple[str, ...]) -> None
         f"{source}: detectron2's Faster R-CNN, ResNet-{model.depth} C4, {len(config.data.classes)} classes."
     )
     logger.info(
-        f"Its settings: {style.channels.upper()} images minus the mean {', '.join(f'{mean:g}' for mean in style.mean)}; "
+        f"Its settings: {style.channels.upper()} minus the mean {', '.join(f'{mean:g}' for mean in style.mean)}; "
         f"stride in the first 1×1; anchors of {scales} pixels at the cells' corners; RoI align 14×14; "
         f"{config.test.post_nms_topk} proposals; images of {config.data.test_short_side} pixels."
     )
