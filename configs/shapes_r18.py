@@ -1,14 +1,22 @@
 """The demo: ResNet-18 from scratch on the embedded data set, in a few minutes on two CPU cores."""
 
-from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
-from resdet.data.shapes import CLASSES
+from resdet.config import (
+    SHAPES_CLASSES,
+    DataConfig,
+    DetConfig,
+    ModelConfig,
+    RoIConfig,
+    RPNConfig,
+    SolverConfig,
+    TestConfig,
+)
 
 config = DetConfig(
     data=DataConfig(
         root="datasets/shapes",
         train="train",
         val="val",
-        classes=CLASSES,
+        classes=SHAPES_CLASSES,
         short_sides=(240,),
         test_short_side=240,
         max_side=320,

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[1]
 TIMES = {"images_per_second", "data_wait", "seconds_left"}  # of a line in metrics.jsonl
 RECIPE = """
 from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
-from resdet.data.shapes import CLASSES
+from resdet.config import SHAPES_CLASSES
 
 config = DetConfig(
     device="cpu",
@@ -36,7 +36,7 @@ config = DetConfig(
         root={root!r},
         train="train",
         val="val",
-        classes=CLASSES,
+        classes=SHAPES_CLASSES,
         short_sides=(64,),
         test_short_side=64,
         max_side=96,

@@ -26,9 +26,8 @@ import numpy as np
 import pytest
 
 from resdet.cli import COMMANDS, load, read, usage
-from resdet.config import ClsConfig, DetConfig, load_config, to_dict
+from resdet.config import SHAPES_CLASSES, ClsConfig, DetConfig, load_config, to_dict
 from resdet.data.build import read_annotations
-from resdet.data.shapes import CLASSES
 from resdet.evaluation.coco import STATS
 from resdet.evaluation.report import score
 from resdet.evaluation.voc import read_voc_results
@@ -125,7 +124,7 @@ def test_the_examples_of_the_demo_run(
         printed[name] = output.read_text()
         assert process.exitcode == 0, printed[name]
     assert "train: 6 images" in printed["train-det"] and "step 2/2" in printed["train-det"]
-    assert all(name in printed["eval-det"] for name in CLASSES)
+    assert all(name in printed["eval-det"] for name in SHAPES_CLASSES)
     assert "photo.jpg: " in printed["detect"]
     run = workplace / "runs/shapes_r18"
     written = {path.name for path in run.iterdir()}
@@ -161,7 +160,7 @@ def test_the_help_of_a_command_is_complete(
     assert " ".join((load(command).__doc__ or "").split()) in shown
     for name, sentence in documented(load(command).Arguments):
         flag = f"--{name.replace('_', '-')}"
-        assert re.search(rf"{flag}[ ,].{{1,200}}{re.escape(sentence)}|[A-Z] {re.escape(sentence)}", shown), name
+        assert re.search(rf"{flag}[ ,].{{1,200}}{re.escape(sentence)}|[A-Z\]] {re.escape(sentence)}", shown), name
 
 
 def documented(kind: type) -> Iterator[tuple[str, str]]:
@@ -282,14 +281,14 @@ def test_a_batch_that_cannot_be_shared(recipe: Path, complains: Callable[..., No
 
 
 def test_nothing_to_resume(tmp_path: Path, complains: Callable[..., None]) -> None:
-    complains(["train-det", "--resume", tmp_path / "run"], "nothing to resume", tmp_path / "run")
+    complains(["train-det", "--resume", tmp_path / "run"], "Nothing to resume", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
     [
         (("--model.depth", 34), "model.depth"),
-        (("--data.classes", *CLASSES[:2]), "data.classes"),
+        (("--data.classes", *SHAPES_CLASSES[:2]), "data.classes"),
         (("--solver.optimizer", "adamw"), "solver.optimizer"),
     ],
 )
@@ -317,7 +316,7 @@ def test_weights_of_another_model(recipe: Path, finished: Path, complains: Calla
     complains(other, finished, "model.pooling pool there, align here")
 
 
-@pytest.mark.parametrize("classes", [CLASSES[:2], CLASSES[::-1]])
+@pytest.mark.parametrize("classes", [SHAPES_CLASSES[:2], SHAPES_CLASSES[::-1]])
 def test_weights_of_other_classes(
     classes: Sequence[str], recipe: Path, finished: Path, complains: Callable[..., None]
 ) -> None:
@@ -355,23 +354,23 @@ def test_an_evaluation_leaves_its_report(
     figures = json.loads((report / "metrics.json").read_text())
     parts = {"errors", "confusion", "proposals", "per_class"}
     assert set(figures) == {"images", "map07", "map", *STATS, *parts}
-    assert figures["images"] == 4 and set(figures["per_class"]) == set(CLASSES)
+    assert figures["images"] == 4 and set(figures["per_class"]) == set(SHAPES_CLASSES)
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
     for name in ("map07", "map", "ap", "ap50", "ap75"):
         assert figures[name] == pytest.approx(last[name], rel=1e-5)  # logged with six digits
     for name in PLOTS:
         assert cv2.imread(str(report / name)).std() > 1
     results = {path.name: path.read_text().splitlines() for path in (report / "voc").iterdir()}
-    assert set(results) == {f"comp4_det_test_{name}.txt" for name in CLASSES}
+    assert set(results) == {f"comp4_det_test_{name}.txt" for name in SHAPES_CLASSES}
     found = [line.split() for lines in results.values() for line in lines]
     assert found and all(len(words) == 6 for words in found)
     assert {words[0] for words in found} <= set((shapes_root / "ImageSets/Main/val.txt").read_text().split())
 
     # The detections alone give the same figures from COCO's file. VOC's rounds the scores to six digits, which are
     # the same for many detections of a network this young: it gives the figures of what it holds.
-    annotations = read_annotations(load_config(recipe).data, "val", CLASSES)
+    annotations = read_annotations(load_config(recipe).data, "val", SHAPES_CLASSES)
     ids = [annotations.id(index) for index in range(len(annotations))]
-    rounded = score(read_voc_results(report / "voc", ids, CLASSES), annotations).figures()
+    rounded = score(read_voc_results(report / "voc", ids, SHAPES_CLASSES), annotations).figures()
     for detections, expected in ((report / "coco_results.json", figures), (report / "voc", rounded)):
         status, out, err = cli("eval-det", recipe, "--detections", detections, "--data.workers", 0)
         assert (status, err) == (0, "") and "val: 4 images" in out
@@ -405,7 +404,7 @@ def test_detection_goes_on_after_a_broken_image(
     whole = (photos / "0.jpg").read_bytes()
     (photos / "1.jpg").write_bytes(whole[: len(whole) // 2])
     status, out, err = cli("detect", photos, "--weights", finished, "--output", drawn, "--min-score", 0)
-    assert (status, err) == (0, "") and "left out" in out and "1.jpg" in out
+    assert (status, err) == (0, "") and "skipped" in out and "1.jpg" in out
     assert sorted(path.name for path in drawn.iterdir()) == [
         *("0_detections.jpg", "2_detections.jpg", "detections.json")
     ]
@@ -414,7 +413,7 @@ def test_detection_goes_on_after_a_broken_image(
     for file, records in found.items():
         height, width, _ = cv2.imread(file).shape
         assert records and all(set(record) == {"class", "score", "box"} for record in records)
-        assert all(record["class"] in CLASSES and 0 <= record["score"] <= 1 for record in records)
+        assert all(record["class"] in SHAPES_CLASSES and 0 <= record["score"] <= 1 for record in records)
         for x1, y1, x2, y2 in (record["box"] for record in records):
             assert 0 <= x1 <= x2 <= width + 0.01 and 0 <= y1 <= y2 <= height + 0.01
         picture = cv2.imread(str(drawn / f"{Path(file).stem}_detections.jpg"))
@@ -440,5 +439,5 @@ def test_few_detections_reach_a_high_score(
 ) -> None:
     photo = shapes_root / "JPEGImages/val_00000.jpg"
     status, out, _ = cli("detect", photo, "--weights", finished, "--output", tmp_path, "--min-score", 0.99)
-    assert status == 0 and f"{photo}: nothing" in out
+    assert status == 0 and f"{photo}: no detections" in out
     assert json.loads((tmp_path / "detections.json").read_text()) == {str(photo): []}

@@ -209,8 +209,8 @@ def test_networks_and_data_that_do_not_fit(
     complains(["train-cls", recipe], recipe, "`config = ClsConfig(...)`")
     complains(["train-det", cifar], cifar, "`config = DetConfig(...)`")
     complains(["train-cls", cifar, "--data.held-out", 36, "--name", "x"], "held_out 36", "36 images")
-    complains(["train-cls"], "Name a recipe")
-    complains(["train-cls", imagenet, "--data.val", "gone"], "gone", "missing")
+    complains(["train-cls"], "Recipe missing")
+    complains(["train-cls", imagenet, "--data.val", "gone"], "gone", "not found")
 
 
 def test_a_study_trains_its_networks_and_goes_on_where_it_stopped(

@@ -47,7 +47,7 @@ def test_selective_search_finds_the_objects(
     """And a detector is trained on them, and evaluated."""
     file = tmp_path / "proposals.npz"
     status, out, err = cli("propose", recipe, "--method", "selective-search", "--output", file, "--most", 300)
-    assert status == 0 and f"{file} has proposals for 10 images" in out and "for each, in " in out
+    assert status == 0 and f"{file} has proposals for 10 images" in out and "per image, " in out
     config = load_config(recipe)
     annotations = read_annotations(config.data, "train", config.data.classes)
     covered = []
@@ -68,9 +68,9 @@ def test_selective_search_finds_the_objects(
     run = tmp_path / "runs/fast"
     status, out, err = cli("eval-det", recipe, "--weights", run, "--name", "e", *GIVEN, file)
     assert (status, err) == (0, "") and "VOC07" in out
-    complains(["detect", recipe, "--weights", run], run, "tools/eval_det.py")
+    complains(["detect", recipe, "--weights", run], run, "resdet eval-det")
     complains(["propose", recipe, "--method", "rpn", "--output", file, "--weights", run], run, "no RPN")
-    complains(["eval-det", recipe, "--weights", run, "--model.proposals", "given"], "tools/propose.py")
+    complains(["eval-det", recipe, "--weights", run, "--model.proposals", "given"], "resdet propose")
 
 
 def test_the_proposals_of_an_rpn(
@@ -157,7 +157,7 @@ def test_alternating_training_shares_its_backbone(recipe: Path, cli: Callable[..
 
 def test_alternating_training_is_for_detectors_with_an_rpn(recipe: Path, complains: Callable[..., None]) -> None:
     complains(["alternate", recipe, "--model.proposals", "given"], "--model.proposals rpn", "RPN")
-    complains(["alternate"], "Name a recipe")
+    complains(["alternate"], "Recipe missing")
 
 
 # Test-time methods
@@ -281,7 +281,7 @@ def test_a_row_s_own_settings_go_before_the_user_s(
     rows = {"one": Row("it", {"roi.batch_size_per_image": 16}), "two": Row("it")}
     study.run_study(Study(DetConfig, rows), {"it": config}, tmp_path)
     assert [(own.roi.batch_size_per_image, own.solver.steps) for own in trained] == [(16, 7), (4, 7)]
-    for wrong in (Row("it", {"roi.bacth": 16}), Row("it", test={"roi.bacth": 16})):
-        with refuses("roi.bacth", "roi.batch_size_per_image"):
+    for wrong in (Row("it", {"roi.ohen": 16}), Row("it", test={"roi.ohen": 16})):
+        with refuses("roi.ohen", "roi.ohem"):
             study.run_study(Study(DetConfig, {**rows, "three": wrong}), {"it": config}, tmp_path)
     assert len(trained) == 2

@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_the_old_file(
     path = tmp_path / "file"
     write(path, 1)
     old = path.read_bytes()
-    with small_files(limit), refuses(path, "make room", "that was there before is untouched"):
+    with small_files(limit), refuses(path, "free some space", "that was there before is untouched"):
         write(path, 2)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_the_old_file(
 def test_a_full_disk_leaves_nothing_where_nothing_was(
     tmp_path: Path, write: Callable[[Path, int], None], refuses: Callable[..., object]
 ) -> None:
-    with small_files(1000), refuses(tmp_path / "file", "make room"):
+    with small_files(1000), refuses(tmp_path / "file", "free some space"):
         write(tmp_path / "file", 1)
     assert not list(tmp_path.iterdir())
 
@@ -91,7 +91,7 @@ def test_an_error_at_each_stage_leaves_the_old_file(
 
     if when != "write":
         monkeypatch.setattr(io.os, when, fail)
-    with refuses(path, "No space left on device", "make room", "untouched"):
+    with refuses(path, "No space left on device", "free some space", "untouched"):
         write_atomically(path, write)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from resdet.config import SHAPES_CLASSES
 from resdet.data import shapes
-from resdet.data.shapes import CLASSES, Shape, draw, render
+from resdet.data.shapes import Shape, draw, render
 from resdet.errors import UserError
 
 SPLITS = {"train": 6, "val": 3}
@@ -117,7 +118,7 @@ def test_paint_changes_the_pixels_of_the_mask_and_no_other(seed: int) -> None:
     np.testing.assert_array_equal((after != before).any(2), mask)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", SHAPES_CLASSES)
 def test_fill_moves_with_its_center_and_knows_the_part_outside(name: str) -> None:
     outlines = shapes._pose(np.random.default_rng(3), name)
     whole, area = shapes._fill(outlines, np.array([200.0, 200.0]), 400, 400)
@@ -130,7 +131,7 @@ def test_fill_moves_with_its_center_and_knows_the_part_outside(name: str) -> Non
 
 def test_the_set_is_varied(drawings: list[tuple[np.ndarray, list[Shape]]]) -> None:
     drawn = [shape for _, shapes_of_image in drawings for shape in shapes_of_image]
-    assert {shape.name for shape in drawn} == set(CLASSES)
+    assert {shape.name for shape in drawn} == set(SHAPES_CLASSES)
     sides = np.array([(x2 - x1, y2 - y1) for x1, y1, x2, y2 in (shape.box for shape in drawn)])
     scales, _ = np.histogram(sides.max(1), [0, 16, 34, 68, 128, 200])
     assert (scales > 0).all() and scales.sum() == len(drawn)

@@ -6,6 +6,7 @@ what differs from the defaults.
 
 from resdet.config.check import check_config
 from resdet.config.cifar import cifar10
+from resdet.config.classes import COCO_CLASSES, SHAPES_CLASSES, VOC_CLASSES
 from resdet.config.classification import (
     ClsConfig,
     ClsDataConfig,
@@ -14,8 +15,6 @@ from resdet.config.classification import (
     ClsTestConfig,
 )
 from resdet.config.detection import (
-    COCO_CLASSES,
-    VOC_CLASSES,
     DataConfig,
     DataFormat,
     DetConfig,
@@ -32,6 +31,7 @@ from resdet.config.solver import Precision, SolverConfig
 
 __all__ = [
     "COCO_CLASSES",
+    "SHAPES_CLASSES",
     "VOC_CLASSES",
     "ClsConfig",
     "ClsDataConfig",

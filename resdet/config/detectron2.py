@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from resdet.config.classes import COCO_CLASSES, VOC_CLASSES
 from resdet.config.detection import (
-    COCO_CLASSES,
-    VOC_CLASSES,
     DataConfig,
     DetConfig,
     ModelConfig,

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from resdet.config import SHAPES_CLASSES
 from resdet.errors import UserError
 
-CLASSES: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
 SPLITS: Mapping[str, int] = {"train": 800, "val": 100}
 
 VERSION = 1  # raise it with every change that moves a pixel, so that rendered sets are renewed
@@ -172,7 +172,9 @@ def _contrast(pixels: np.ndarray, color: np.ndarray) -> float:
 
 def _color(rng: np.random.Generator, name: str) -> np.ndarray:
     """(3,) of a hue that is usual for the class: a hint like those of real things, since classes overlap."""
-    hue = CLASSES.index(name) * 180 / len(CLASSES) + rng.normal(0, HUE_SPREAD)  # OpenCV counts hues to 180
+    hue = SHAPES_CLASSES.index(name) * 180 / len(SHAPES_CLASSES) + rng.normal(
+        0, HUE_SPREAD
+    )  # OpenCV counts hues to 180
     hsv = np.array([[[hue % 180, rng.uniform(130, 255), rng.uniform(120, 255)]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float64)
 
@@ -201,7 +203,7 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, list[Shape]]:
     image, owner = _background(rng, height, width), np.zeros((height, width), np.uint8)
     _draw_distractors(rng, image)
     drawn: list[tuple[str, np.ndarray, int, float]] = []  # name, mask, area without borders, contrast
-    for name in [] if rng.random() < EMPTY else rng.choice(CLASSES, rng.integers(1, MOST + 1)).tolist():
+    for name in [] if rng.random() < EMPTY else rng.choice(SHAPES_CLASSES, rng.integers(1, MOST + 1)).tolist():
         if place := _place(rng, name, owner):
             mask, area = place
             x1, y1, x2, y2 = _box(mask)

@@ -87,11 +87,10 @@ def _read_record(folder: Path, image_id: str) -> ImageRecord | BadRecordError:
 
 
 def _find_image(folder: Path, image_id: str) -> Path:
-    for suffix in IMAGE_SUFFIXES:
-        for spelling in (suffix, suffix.upper()):
-            path = folder / "JPEGImages" / f"{image_id}{spelling}"
-            if path.is_file():
-                return path
+    for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):
+        path = folder / "JPEGImages" / f"{image_id}{suffix}"
+        if path.is_file():
+            return path
     raise BadRecordError(f"{folder / 'JPEGImages' / image_id}.jpg is missing.")
 
 

@@ -55,7 +55,7 @@ def test_each_kind_is_found_where_it_is() -> None:
     val = annotations([[1, 1, 5, 5]], ("d.jpg", "a.jpg"))
     found = check_annotations({"train": train, "val": val})
     assert [(f.kind, f.split, f.image, f.box) for f in found] == [
-        ("left out", "train", -1, -1),
+        ("skipped", "train", -1, -1),
         ("image listed twice", "train", -1, -1),
         ("box leaves its image", "train", 0, 1),
         ("box leaves its image", "train", 0, 3),
@@ -181,7 +181,7 @@ def test_the_command_finds_names_and_draws(
     folder = tmp_path / "runs/tiny/data"
     content = json.loads((folder / "report.json").read_text())
     kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
-    assert "train_00001.jpg is missing" in kinds["left out"]
+    assert "train_00001.jpg is missing" in kinds["skipped"]
     assert (
         "train_00002.jpg" in kinds["same picture in two splits"]
         and "val_00000.jpg" in kinds["same picture in two splits"]

@@ -137,7 +137,7 @@ def test_missing_files_name_the_source(there: bool, tmp_path: Path, refuses: Cal
     root = tmp_path / "data"
     if there:
         root.mkdir()
-    with refuses(root, "no train split of cifar10", "ftp://example.org"):
+    with refuses(root, "cifar10 has no train", "ftp://example.org"):
         read_cifar(root, "cifar10", "train", source="ftp://example.org")
 
 
@@ -189,6 +189,6 @@ def test_a_pickle_of_another_kind_runs_no_code(
     buffer = io.BytesIO()
     pickle.dump(content, buffer, protocol=2)
     (tmp_path / "test_batch").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match=r"test_batch is no batch of cifar10"):
+    with pytest.raises(UserError, match=r"test_batch is not a batch of cifar10"):
         read_cifar(tmp_path, "cifar10", "test", source="x")
     assert not (tmp_path / "ran").exists()

@@ -225,7 +225,7 @@ def test_what_is_left_out_of_several_files(one: CocoFolder) -> None:
 
 def test_a_missing_split_names_the_json_files_there(coco: CocoFolder, refuses: Callable[..., Any]) -> None:
     coco.root.mkdir(parents=True)
-    with refuses("'train'", "annotations/instances_train.json", "there: none"):
+    with refuses("'train'", "annotations/instances_train.json", "found: none"):
         read_coco(coco.root, "train")
     for name in "cabdefghi":
         coco.write(f"deep/{name}.json")
@@ -241,7 +241,7 @@ def test_each_list_of_a_file_must_hold_records(
     one: CocoFolder, key: str, value: object, refuses: Callable[..., Any]
 ) -> None:
     one.content[key] = value
-    with refuses("instances_train.json", "no file of COCO instances"):
+    with refuses("instances_train.json", "not a COCO instances file"):
         one.read()
 
 

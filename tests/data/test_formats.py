@@ -115,9 +115,9 @@ def test_images_in_the_way_are_not_overwritten(tmp_path: Path, refuses: Callable
 
 
 def test_folders_that_are_no_data_set(tmp_path: Path, refuses: Callable[..., Any]) -> None:
-    with refuses(tmp_path / "no", "missing"):
+    with refuses(tmp_path / "no", "not found"):
         find_format(tmp_path / "no")
-    with refuses(tmp_path, "no data set"):
+    with refuses(tmp_path, "not a data set"):
         find_format(tmp_path)
     original = annotated(tmp_path / "original", True)
     for kind in ("voc", "yolo"):
@@ -144,4 +144,4 @@ def test_the_command(
     back = FORMATS["coco"].read(tmp_path / "coco", "val", there.classes, other_classes="ignore")
     assert_same(back, there)
     complains(["convert-data", tmp_path / "yolo", tmp_path / "yolo", "--to", "voc"], "data set itself")
-    complains(["convert-data", tmp_path, tmp_path / "new", "--to", "voc"], tmp_path, "no data set")
+    complains(["convert-data", tmp_path, tmp_path / "new", "--to", "voc"], tmp_path, "not a data set")

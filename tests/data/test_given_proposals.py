@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from resdet.boxes import resize
-from resdet.config import DataConfig, DetConfig, ModelConfig, SolverConfig
+from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, ModelConfig, SolverConfig
 from resdet.data.annotations import Annotations
 from resdet.data.build import training_batches, validation_batches
 from resdet.data.proposals import read_proposals, write_proposals
-from resdet.data.shapes import CLASSES
 from resdet.data.voc import read_voc
 from resdet.engine.runtime import Runtime
 
@@ -26,7 +25,7 @@ ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 @pytest.fixture
 def annotations(shapes_root: Path) -> Annotations:
     """Six images."""
-    return read_voc(shapes_root, "train", CLASSES)
+    return read_voc(shapes_root, "train", SHAPES_CLASSES)
 
 
 def boxes_of(annotations: Annotations) -> list[np.ndarray]:
@@ -92,7 +91,7 @@ def test_without_them_batches_have_none(annotations: Annotations) -> None:
 
 
 def test_bad_proposals(annotations: Annotations, written: str, tmp_path: Path, refuses: Callable[..., Any]) -> None:
-    with refuses("proposals", "tools/propose.py"):
+    with refuses("proposals", "resdet propose"):
         next(validation_batches(annotations, replace(DetConfig(), model=ModelConfig(proposals="given")), ALONE))
     ids, boxes = [annotations.id(index) for index in range(6)], boxes_of(annotations)
     path = tmp_path / "bad.npz"
@@ -105,7 +104,7 @@ def test_bad_proposals(annotations: Annotations, written: str, tmp_path: Path, r
         with refuses(ids[0], path, "another image"):
             read_proposals([str(path)], annotations, 9)
     path.write_bytes(b"nothing")
-    with refuses(path, "tools/propose.py"):
+    with refuses(path, "resdet propose"):
         read_proposals([str(path)], annotations, 9)
     with refuses(tmp_path / "no.npz"):
         read_proposals([str(tmp_path / "no.npz")], annotations, 9)

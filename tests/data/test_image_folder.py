@@ -45,7 +45,7 @@ def test_folders_are_classes(root: Path) -> None:
 def test_validation_has_the_classes_of_the_training(root: Path, refuses: Callable[..., object]) -> None:
     folder = read_image_folder(root, "train", ("ant", "cat", "dog", "eel"), source="x")
     assert folder.labels.tolist() == [1, 1, 1, 2, 2, 2]
-    with refuses(root / "train/eel", "no class of the training", "cat, dog"):
+    with refuses(root / "train/eel", "not a class of the training", "cat, dog"):
         read_image_folder(root, "train", ("cat", "dog"), source="x")
 
 
@@ -53,7 +53,7 @@ def test_missing_and_empty_folders(root: Path, refuses: Callable[..., object]) -
     with refuses(root / "val", "missing", "ftp://example.org"):
         read_image_folder(root, "val", (), source="ftp://example.org")
     (root / "val/cat").mkdir(parents=True)
-    with refuses(root / "val", "no images", "ftp://example.org"):
+    with refuses(root / "val", "No images", "ftp://example.org"):
         read_image_folder(root, "val", (), source="ftp://example.org")
 
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.config import DataConfig, DetConfig, SolverConfig
+from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, SolverConfig
 from resdet.data import build, detection, loader
 from resdet.data.annotations import Annotations
 from resdet.data.detection import DetectionDataset, Sample
 from resdet.data.images import ImageError, read_image
 from resdet.data.loader import Draw, TrainSampler, epoch_batches, repeat_factors
 from resdet.data.records import ImageRecord, flatten
-from resdet.data.shapes import CLASSES
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
 from resdet.data.transforms import TrainTransform
 from resdet.data.voc import read_voc
@@ -130,7 +129,7 @@ def test_processes_and_parts_share_the_batch(world: int, accumulate: int) -> Non
 
 @pytest.fixture(scope="module")
 def annotations(shapes_root: Path) -> Annotations:
-    return read_voc(shapes_root, "train+val", CLASSES)
+    return read_voc(shapes_root, "train+val", SHAPES_CLASSES)
 
 
 def dataset(annotations: Annotations, *, skip: bool = True, difficult: bool = False) -> DetectionDataset:
@@ -251,7 +250,7 @@ def damaged(tmp_path: Path, shapes_root: Path) -> tuple[Annotations, str]:
     """A data set of which image 3 was cut off after its annotations had been read, and that image's path."""
     root = tmp_path / "set"
     shutil.copytree(shapes_root, root)
-    annotations = read_voc(root, "train", CLASSES)
+    annotations = read_voc(root, "train", SHAPES_CLASSES)
     victim = Path(annotations.file(3))
     victim.write_bytes(victim.read_bytes()[:2000])
     return annotations, str(victim)
@@ -268,7 +267,7 @@ def test_training_takes_the_next_image_and_says_so(
     expected = data[Draw(4, 77)]
     assert isinstance(expected, Sample) and (sample.image == expected.image).all()
     assert len(caplog.records) == 1
-    assert_sentence(caplog.records[0].getMessage(), victim, "truncated", "left out")
+    assert_sentence(caplog.records[0].getMessage(), victim, "truncated", "Skipping")
 
 
 def test_training_goes_round_at_the_end(damaged: tuple[Annotations, str]) -> None:
@@ -333,7 +332,7 @@ def config(shapes_root: Path) -> DetConfig:
             root=str(shapes_root),
             train="train",
             val="val",
-            classes=CLASSES,
+            classes=SHAPES_CLASSES,
             short_sides=(40,),
             test_short_side=30,
             max_side=60,
@@ -361,9 +360,9 @@ def test_the_config_becomes_batches(config: DetConfig) -> None:
 def test_the_description_counts_and_lists_what_was_left_out(annotations: Annotations) -> None:
     assert build.describe(annotations, "train") == f"train: 10 images, {len(annotations.labels)} objects"
     some = build.describe(replace(annotations, skipped=tuple("abcde")), "train").splitlines()
-    assert "5 images or boxes left out" in some[0] and [line.strip() for line in some[1:]] == list("abcde")
+    assert "5 images or boxes skipped" in some[0] and [line.strip() for line in some[1:]] == list("abcde")
     many = build.describe(replace(annotations, skipped=tuple("abcdefgh")), "train").splitlines()
-    assert "8 images or boxes left out" in many[0]
+    assert "8 images or boxes skipped" in many[0]
     assert [line.strip() for line in many[1:]] == [*"abcde", "and 3 more"]
 
 

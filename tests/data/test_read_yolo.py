@@ -108,7 +108,7 @@ def test_classes_in_another_order(yolo: YoloFolder, refuses: Callable[..., Any])
         ("2 0.5 0.5 0.5 0.5", "class 2"),
         ("-1 0.5 0.5 0.5 0.5", "class -1"),
         ("0.5 0.5 0.5 0.5 0.5", "class 0.5"),
-        ("0 30 20 10 10", "shares"),
+        ("0 30 20 10 10", "fractions"),
     ],
 )
 def test_an_image_with_a_broken_line_is_left_out(yolo: YoloFolder, line: str, word: str, assert_sentence) -> None:
@@ -139,5 +139,5 @@ def test_what_is_missing(yolo: YoloFolder, refuses: Callable[..., Any], tmp_path
         yolo.read()
     yolo.description("names: [cat]")
     (yolo.root / "images/train").mkdir(parents=True)
-    with refuses("no image", "images/train"):
+    with refuses("No images", "images/train"):
         yolo.read()

@@ -195,7 +195,7 @@ def test_a_conversion_may_be_repeated_and_may_end_where_it_began(source: Annotat
 
 def test_another_image_in_the_way_is_refused(source: Annotations, tmp_path: Path, refuses: Callable) -> None:
     touch(tmp_path, "new/train/b.jpg", content="longer than second")
-    with refuses(tmp_path / "new/train/b.jpg", "another image", "empty folder"):
+    with refuses(tmp_path / "new/train/b.jpg", "differs", "empty folder"):
         convert(source, "coco", tmp_path / "new", "train", link=False)
     assert (tmp_path / "new/train/b.jpg").read_text() == "longer than second"
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resdet.config import DetConfig, ModelConfig, load_config
+from resdet.config import SHAPES_CLASSES, DetConfig, ModelConfig, load_config
 from resdet.data.records import ImageRecord, flatten
-from resdet.data.shapes import CLASSES
 from resdet.data.suggest import suggest, suggest_anchors, suggest_size, to_source
 from resdet.experiments.new_recipe import choose_splits
 
@@ -62,7 +61,7 @@ def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> N
     path.write_text(to_source(suggestion.config))
     read = load_config(path, ["--name", ""])
     assert read == suggestion.config and read.model.norm == ("frozen" if gpu else "sync_batch")
-    assert "by heart" in suggestion.reasons[-1]
+    assert "memorized" in suggestion.reasons[-1]
     assert to_source(DetConfig(model=ModelConfig(depth=50))).count("\n") == 7
 
 
@@ -97,7 +96,7 @@ def test_the_command_writes_what_trains(
     assert status == 0 and str(output) in out, err
     config = load_config(output)
     assert (config.data.format, config.data.train, config.data.val) == ("yolo", "train", "val")
-    assert set(config.data.classes) == set(CLASSES) and config.name == "mine"
+    assert set(config.data.classes) == set(SHAPES_CLASSES) and config.name == "mine"
     small = [
         "--data.short-sides",
         "64",
@@ -111,4 +110,6 @@ def test_the_command_writes_what_trains(
     status, out, err = cli("train-det", output, "--runs", tmp_path / "runs", "--device", "cpu", *small)
     assert status == 0, err
     complains(["new-recipe", tmp_path / "yolo", "--output", output], output, "--output")
-    complains(["new-recipe", tmp_path / "runs", "--output", tmp_path / "new.py"], tmp_path / "runs", "no data set")
+    complains(
+        ["new-recipe", tmp_path / "runs", "--output", tmp_path / "new.py"], tmp_path / "runs", "not a data set"
+    )

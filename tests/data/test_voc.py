@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from resdet.config import SHAPES_CLASSES
 from resdet.data.annotations import Annotations
-from resdet.data.shapes import CLASSES
 from resdet.data.voc import read_voc
 
 HEIGHT, WIDTH = 40, 60
@@ -128,7 +128,7 @@ def test_a_list_may_have_any_name(voc: VocFolder, split: str) -> None:
 
 
 def test_the_embedded_data_set_is_read_whole(shapes_root: Path) -> None:
-    read = read_voc(shapes_root, "train+val", CLASSES)
+    read = read_voc(shapes_root, "train+val", SHAPES_CLASSES)
     assert len(read) == 10 and read.skipped == () and len(read.labels) > 10
 
 
@@ -194,8 +194,8 @@ BROKEN_ANNOTATIONS = {
     "no name": (xml([("", 0, (1, 1, 9, 9))]), "an object without a name"),
     "another size": (xml([CAT], "<size><width>61</width><height>40</height></size>"), "61×40 pixels"),
     "turned size": (xml([CAT], "<size><width>40</width><height>60</height></size>"), "40×60 pixels"),
-    "size in words": (xml([CAT], "<size><width>big</width><height>40</height></size>"), "no number"),
-    "infinite size": (xml([CAT], "<size><width>inf</width><height>40</height></size>"), "no number"),
+    "size in words": (xml([CAT], "<size><width>big</width><height>40</height></size>"), "not a number"),
+    "infinite size": (xml([CAT], "<size><width>inf</width><height>40</height></size>"), "not a number"),
 }
 
 

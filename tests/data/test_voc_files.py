@@ -34,7 +34,7 @@ def test_more_endings_of_images(voc: VocFolder, ending: str) -> None:
 
 
 def test_of_several_images_of_one_name_the_jpeg_counts(voc: VocFolder) -> None:
-    for ending in (".bmp", ".PNG", ".JPEG", ".JPG", ".png", ".jpeg", ".jpg"):
+    for ending in (".WEBP", ".BMP", ".PNG", ".JPEG", ".JPG", ".tif", ".webp", ".bmp", ".png", ".jpeg", ".jpg"):
         (voc.root / "ImageSets/Main/train.txt").unlink(missing_ok=True)
         voc.add("a", ending=ending)
         assert Path(voc.read().file(0)).name == f"a{ending}"
@@ -105,5 +105,5 @@ def test_a_list_in_a_folder_that_looks_like_a_year(tmp_path: Path, refuses: Call
     for split in ("12_train", "20071_train", "2007_small_train", "x2007_train"):
         (tmp_path / f"ImageSets/Main/{split}.txt").write_text("a\n")
         assert ids(read_voc(tmp_path, split)) == ["a"]
-    with refuses(tmp_path / "VOC2007", "missing"):
+    with refuses(tmp_path / "VOC2007", "not found"):
         read_voc(tmp_path, "2007_train")

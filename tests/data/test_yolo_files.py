@@ -236,7 +236,7 @@ def test_the_messages_name_split_folder_and_source(yolo: YoloFolder, refuses: Ca
     with refuses("'val'", yolo.root, yolo.root / "images/val"):
         yolo.read("train+val")
     yolo.description("names: [cat]\ntrain: [images/train, images/none]")
-    with refuses("images/none", "missing"):
+    with refuses("images/none", "not found"):
         yolo.read()
     (yolo.root / "images/none").mkdir()
     (yolo.root / "images/train/a.png").unlink()

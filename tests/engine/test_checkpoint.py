@@ -77,7 +77,7 @@ def test_a_missing_model(tmp_path: Path, refuses: Callable[..., object]) -> None
 def test_a_model_file_of_another_kind(tmp_path: Path, data: bytes, refuses: Callable[..., object]) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    with refuses(path, "no safetensors file"):
+    with refuses(path, "not a safetensors file"):
         load_model(path)
 
 
@@ -131,7 +131,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_missing_state(tmp_path: Path, refuses: Callable[..., object]) -> None:
-    with refuses(tmp_path, "state.pt", "nothing to resume"):
+    with refuses(tmp_path, "state.pt", "Nothing to resume"):
         load_state(tmp_path / "state.pt")
 
 

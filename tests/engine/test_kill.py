@@ -139,6 +139,6 @@ def test_half_a_first_checkpoint_is_no_checkpoint(
     run = kill_in_write(recipe, "state.pt", 1, forkserver)
     status, _, err = cli("train-det", "--resume", run)
     assert status == 1
-    assert_sentence(err.strip(), "nothing to resume", run)
+    assert_sentence(err.strip(), "Nothing to resume", run)
     assert cli("train-det", recipe)[0] == 0
     assert_same_training(run, finished)

@@ -106,7 +106,7 @@ def test_a_run_of_a_larger_experiment_is_started_and_then_resumed(
     longer = with_settings(config, {"solver.steps": 7, "runs": "runs/../runs"})
     experiment.train_or_resume(longer)
     assert calls == [(config, False), (longer, True)]
-    with refuses(f"goes on with the weights of {longer.runs}/run"):
+    with refuses(f"cannot change init_weights, which {longer.runs}/run was trained with"):
         experiment.train_or_resume(with_settings(longer, {"init_weights": "theirs"}))
 
 
@@ -220,7 +220,7 @@ def without(key: str) -> Callable[[dict[str, Any]], object]:
         (lambda state: state["optimizer"]["param_groups"].pop(), "other groups of parameters"),
         (lambda state: state["model"].pop("0.weight"), "0.weight"),
         (lambda state: state["model"].update({"0.weight": torch.zeros(3)}), "0.weight"),
-        (lambda state: state.update(classes=("a", "c")), "other classes"),
+        (lambda state: state.update(classes=("a", "c")), "classes differ"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(

@@ -61,7 +61,7 @@ def test_each_process_has_its_device(
     ("name", "gpus", "processes", "words"),
     [
         ("cuda:0", 2, 2, ("all 2 processes", "--device cuda,", "local rank")),
-        ("cuda:2", 2, 1, ("no such GPU", "cuda:1")),
+        ("cuda:2", 2, 1, ("GPU not found", "cuda:1")),
         ("cuda", 2, 3, ("3 processes", "torch sees 2", "--nproc-per-node 2")),
         ("auto", 2, 3, ("3 processes", "torch sees 2", "--nproc-per-node 2")),
         ("cuda", 0, 1, ("no CUDA device", "--device cpu")),

@@ -242,7 +242,7 @@ GOOD = {"image_id": 10, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}
         ("[", ["cannot be read as JSON"]),
         ("[" * 100_000, ["cannot be read as JSON"]),
         ("\xff", ["cannot be read as JSON"]),
-        ('{"images": []}', ["no list of results but a dict", "not annotations"]),
+        ('{"images": []}', ["a dict, not a list of results", "not annotations"]),
         ("[3]", ["result 0", "must have image_id, category_id, bbox and score"]),
         *(
             (json.dumps([GOOD, {**GOOD, **change}]), ["result 1", *words])

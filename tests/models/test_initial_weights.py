@@ -97,7 +97,7 @@ def test_a_detector_of_other_classes_gives_all_but_its_last_layers(
     last = {f"roi_heads.box_predictor.{layer}.{kind}" for layer in PREDICTOR for kind in ("weight", "bias")}
     assert last < before.keys()
     assert_same(model.state_dict(), {name: before[name] if name in last else source[name] for name in before})
-    assert_sentence(story, detector_file, "other classes", "cat, dog, 猫", "roi_heads.box_predictor", "random")
+    assert_sentence(story, detector_file, "different classes", "cat, dog, 猫", "roi_heads.box_predictor", "random")
 
 
 def test_a_torchvision_file_becomes_backbone_and_conv5(
