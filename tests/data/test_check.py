@@ -192,7 +192,7 @@ def test_the_command_finds_names_and_draws(
     assert content["splits"]["train"]["images"] == 5 and 0 <= content["splits"]["val"]["anchor_iou"]["0.5"] <= 1
     for picture in ("histograms.png", "worst.png"):
         assert read_image(folder / picture).std() > 5
-    complains(["check-data"], "recipe")
+    complains(["check-data"], "Recipe missing")
 
 
 def test_a_damaged_and_a_resized_image_are_found(

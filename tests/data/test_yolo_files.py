@@ -48,7 +48,7 @@ def test_images_are_sorted_and_known_by_their_path_below_the_split(yolo: YoloFol
     yolo.add("b", ONE)
     yolo.add("a.x", ONE)
     yolo.add("deep/c", None)
-    (yolo.root / "images/train/notes.txt").write_text("no image")
+    (yolo.root / "images/train/notes.txt").write_text("No images")
     read = yolo.read()
     assert ids(read) == ["a.x", "b", "deep/c"] and read.offsets.tolist() == [0, 1, 2, 2]
     assert read.file(2) == str(yolo.root / "images/train/deep/c.png")
@@ -240,5 +240,5 @@ def test_the_messages_name_split_folder_and_source(yolo: YoloFolder, refuses: Ca
         yolo.read()
     (yolo.root / "images/none").mkdir()
     (yolo.root / "images/train/a.png").unlink()
-    with refuses("no image", yolo.root / "images/train"):
+    with refuses("No images", yolo.root / "images/train"):
         yolo.read()
