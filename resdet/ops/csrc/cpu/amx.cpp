@@ -41,13 +41,14 @@ RESDET_INLINE void tile_multiply() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
-// The tile unit, for as long as this lives, with eight tiles of 16 rows of 64 bytes.
+// The tile unit, for as long as this lives. Tiles have 16 rows of 64 bytes; 7 and 4 are the left and the right factor of
+// half a step of 16 products, beyond which a left factor holds what is not to be read: 0 · NaN would be NaN.
 struct Tiles {
   Tiles() {
     struct alignas(64) Config {
       uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 32};
+      uint8_t rows[16] = {16, 16, 16, 16, 8, 16, 16, 16};
     } config;
     asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
   }
@@ -81,6 +82,21 @@ RESDET_INLINE void multiply(const Factor* factors, const Factor& common, int64_t
     if (kM > 1) multiply_by<1, kLeft>(factors[1], t);
     if (kM > 2) multiply_by<2, kLeft>(factors[2], t);
   }
+}
+
+template <int kSum>
+RESDET_INLINE void multiply_half_by(const Factor& left, int64_t t) {
+  tile_load<7>(left.at(t), left.row * 2);
+  tile_multiply<kSum, 7, 4>();
+}
+
+// kM tiles of sums += left factor · common right factor, over the first 16 products of step t.
+template <int kM>
+RESDET_INLINE void multiply_half(const Factor* lefts, const Factor& right, int64_t t) {
+  tile_load<4>(right.at(t), right.row * 2);
+  multiply_half_by<0>(lefts[0], t);
+  if (kM > 1) multiply_half_by<1>(lefts[1], t);
+  if (kM > 2) multiply_half_by<2>(lefts[2], t);
 }
 
 template <int kM>
@@ -197,14 +213,16 @@ template <int kM>
 RESDET_TARGET void convolve_block(const Grid& grid, const Place* places, const bfloat16* strip, int64_t inputs,
                                   const bfloat16* weights, int64_t stride, int64_t outputs, bfloat16* result) {
   alignas(64) float sums[kM][kTileSums];
-  const int64_t steps = amx::steps(grid, inputs);
+  const int64_t steps = amx::steps(grid, inputs), whole = grid.kernel * inputs / kPairs;
   zero_sums<kM>();
   for (int64_t ky = 0; ky < grid.kernel; ++ky) {
     Factor pixels[kM];
     for (int m = 0; m < kM; ++m) {
       pixels[m] = {strip + (places[m].start + ky * grid.pitch()) * inputs, stride * inputs, kPairs};
     }
-    multiply<kM, true>(pixels, {weights + ky * steps * kTileSize, kPairs, kTileSize}, steps);
+    const Factor packed = {weights + ky * steps * kTileSize, kPairs, kTileSize};
+    multiply<kM, true>(pixels, packed, whole);
+    if (whole < steps) multiply_half<kM>(pixels, packed, whole);
   }
   store_sums<kM>(sums[0], kTileSums);
   for (int m = 0; m < kM; ++m) {
