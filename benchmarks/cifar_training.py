@@ -33,6 +33,7 @@ from resdet.engine.state import TrainState
 from resdet.experiments.classification import to_device
 from resdet.models.classifier import build_classifier, classification_loss
 from resdet.seeds import Purpose, seed_everything
+from resdet.types import ClsBatch, ClsLosses
 
 BATCH = 128
 
@@ -110,13 +111,13 @@ def our_steps(array: ImageArray, runtime: runtimes.Runtime, compiled: bool) -> I
     state = TrainState(model, config.solver, runtime)
     model.train()
 
-    def losses(network: nn.Module, batch: object) -> object:
-        images, labels, crop = to_device(batch, runtime.device)  # type: ignore[arg-type]
+    def losses(network: nn.Module, batch: ClsBatch) -> ClsLosses:
+        images, labels, crop = to_device(batch, runtime.device)
         return classification_loss(network(images, crop), labels)
 
     for step, batch in enumerate(cls_training_batches(array, config, runtime, 0)):
         seed_everything(0, Purpose.STEP, step, 0)
-        train_step(model, [batch], losses, state.optimizer, state.scaler, runtime, 0.0)  # type: ignore[arg-type]
+        train_step(model, [batch], losses, state.optimizer, state.scaler, runtime, clip_norm=0.0)
         yield
 
 

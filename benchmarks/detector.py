@@ -21,15 +21,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from resdet.config import DetConfig
+from resdet.config import Depth, DetConfig
 from resdet.engine.runtime import Runtime, keep_freed_memory
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.layers.norm import FrozenBatchNorm2d
 from resdet.ops import library
 from resdet.types import Detections
 
@@ -37,7 +39,7 @@ Run = Callable[[Tensor, Tensor], list[Detections]]
 SIDES = ("plain", "fast", "fast bf16")
 
 
-def network(depth: int, proposals: int) -> FasterRCNN:
+def network(depth: Depth, proposals: int) -> FasterRCNN:
     """A detector of 20 classes with random weights whose normalisations and scores are not trivial."""
     torch.manual_seed(0)
     config = DetConfig()
@@ -45,13 +47,14 @@ def network(depth: int, proposals: int) -> FasterRCNN:
     test = replace(config.test, post_nms_topk=proposals)
     result = build_detector(replace(config, model=model, test=test), 20)
     for module in result.modules():
-        if hasattr(module, "running_var"):
+        if isinstance(module, FrozenBatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.8, 1.2)
-            module.weight.data.uniform_(0.3, 0.6)
-            module.bias.data.normal_(0, 0.1)
-    torch.nn.init.normal_(result.rpn.head.objectness_logits.weight, std=0.1)
-    torch.nn.init.normal_(result.roi_heads.box_predictor.cls_score.weight, std=0.5)
+            module.weight.uniform_(0.3, 0.6)
+            module.bias.normal_(0, 0.1)
+    assert result.rpn is not None
+    nn.init.normal_(result.rpn.head.objectness_logits.weight, std=0.1)
+    nn.init.normal_(result.roi_heads.box_predictor.cls_score.weight, std=0.5)
     return result.eval().to(memory_format=torch.channels_last)
 
 
@@ -94,7 +97,7 @@ def peak(name: str, arguments: list[str]) -> float:
 def main() -> None:
     """Take turns and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=101)
+    parser.add_argument("--depth", type=int, choices=get_args(Depth), default=101)
     parser.add_argument("--short-side", type=int, default=600, help="pixels; the longer side is 5/3 of it")
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)

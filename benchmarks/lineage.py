@@ -16,11 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any, get_args
 
 import torch
 
 from resdet.boxes import resize as resize_boxes
-from resdet.config import DetConfig
+from resdet.config import Depth, DetConfig
 from resdet.data.detection import pad
 from resdet.data.images import read_image
 from resdet.data.selective_search import selective_search
@@ -33,25 +34,25 @@ from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.build import build_detector
 from resdet.types import Batch
 
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "R-CNN": {"proposals": "given", "pooling": "warp", "pool_size": 224, "conv5_stride": 2},
     "Fast R-CNN": {"proposals": "given"},
     "Faster R-CNN": {},
 }
 
 
-def make(settings: dict[str, object], depth: int, runtime: Runtime) -> OptimizedRCNN:
+def make(settings: dict[str, Any], depth: Depth, runtime: Runtime) -> OptimizedRCNN:
     """A detector of the lineage, of which only the speed matters."""
     torch.manual_seed(0)
     config = DetConfig()
-    model = replace(config.model, depth=depth, **settings)  # type: ignore[arg-type]
+    model = replace(config.model, depth=depth, **settings)
     return OptimizedRCNN(build_detector(replace(config, model=model), 20), runtime)
 
 
 def main() -> None:
     """Print a line for each method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=18)
+    parser.add_argument("--depth", type=int, choices=get_args(Depth), default=18)
     parser.add_argument("--image", type=Path, help="a photograph; a drawn image if none is given")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ def regions(count: int, channels: int, rounds: int) -> None:
         return torchvision.ops.roi_pool(x, indexed, 7, 1 / 16)
 
     for name, ours, theirs in (("RoI align", native_align, align), ("RoI pooling", native_pool, pool)):
-        compare(f"{name} forward", lambda f=ours: f(last), lambda f=theirs: f(features), rounds)
+        compare(f"{name} forward", partial(ours, last), partial(theirs, features), rounds)
         compare_gradients(f"{name} backward", ours, theirs, features, rounds)
 
 
@@ -91,13 +92,13 @@ def suppression(rounds: int) -> None:
     corner = torch.rand(12_000, 2) * torch.tensor([1300.0, 760.0])
     boxes = torch.cat([corner, corner + 16 + torch.rand(12_000, 2) * 200], 1)
     scores = torch.rand(12_000).sort(descending=True).values
+
+    def best(wanted: int) -> Tensor:
+        return torchvision.ops.nms(boxes, scores, 0.7)[:wanted]
+
     for wanted in (12_000, 2000, 300):
-        compare(
-            f"NMS at 0.7, {wanted} wanted",
-            lambda wanted=wanted: ops.nms(boxes, scores, 0.7, wanted),
-            lambda wanted=wanted: torchvision.ops.nms(boxes, scores, 0.7)[:wanted],
-            rounds,
-        )
+        native = partial(ops.nms, boxes, scores, 0.7, wanted)
+        compare(f"NMS at 0.7, {wanted} wanted", native, partial(best, wanted), rounds)
 
 
 def normalisation(channels: int, side: int, rounds: int) -> None:

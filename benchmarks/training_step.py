@@ -14,28 +14,41 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from resdet.config import DetConfig
+from resdet.config import Depth, DetConfig
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
+from resdet.models.box_heads import Conv5Head
 from resdet.models.build import build_detector
+from resdet.models.poolers import RoIPooler
 from resdet.ops import library
-from resdet.types import Target
+from resdet.types import FeatureMaps, Target
 
 OPERATORS = ("resdet::roi_align", "resdet::roi_align_backward", "resdet::nms")
 
 
-def make_step(depth: int, runtime: Runtime, pool_first: bool) -> Callable[[], None]:
+class PoolingFirst(Conv5Head):
+    """conv5 that never convolves before it pools."""
+
+    def commutes(self, pooler: RoIPooler, features: FeatureMaps) -> bool:
+        """No."""
+        return False
+
+
+def make_step(depth: Depth, runtime: Runtime, pool_first: bool) -> Callable[[], None]:
     """A training step of a fresh detector, the same one each time."""
     torch.manual_seed(0)
     config = DetConfig()
     model = replace(config.model, depth=depth, pooling="align", pool_size=14, conv5_stride=2)
     network = build_detector(replace(config, model=model), 20).to(memory_format=torch.channels_last)
     if pool_first:
-        network.roi_heads.box_head.commutes = lambda *_: False  # type: ignore[method-assign]
+        head = network.roi_heads.box_head
+        assert isinstance(head, Conv5Head)
+        network.roi_heads.box_head = PoolingFirst(head.conv5_x, head.channels)
     optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9)
     images, sizes = torch.randint(0, 256, (1, 3, 600, 1000), dtype=torch.uint8), torch.tensor([[600, 1000]])
     boxes = torch.rand(8, 4) * 300
@@ -56,7 +69,7 @@ def make_step(depth: int, runtime: Runtime, pool_first: bool) -> Callable[[], No
 def main() -> None:
     """Print a line for each depth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depths", type=int, nargs="+", default=[18, 50])
+    parser.add_argument("--depths", type=int, choices=get_args(Depth), nargs="+", default=[18, 50])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     runtime = runtimes.start("cpu", "auto")

@@ -63,7 +63,7 @@ class Torchvision(nn.Module):
         for layer in rpn_head.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         style = STYLES[model.style]
         self.resnet = [resnet]  # in a list, so that its layers are not registered twice
         self.network = TorchvisionFasterRCNN(
@@ -127,13 +127,13 @@ def main() -> None:
     ours = build_detector(config, len(training.classes))
     theirs = Torchvision(config, len(training.classes))
     theirs.copy_resnet_from(ours)
-    networks: dict[str, nn.Module] = {"resdet": ours, "torchvision": theirs}
+    networks: dict[str, FasterRCNN | Torchvision] = {"resdet": ours, "torchvision": theirs}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
     curves: list[dict] = []
     for name, network in networks.items():
-        network.to(runtime.device, memory_format=torch.channels_last)
+        network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizers[name] = build_optimizer(network, config.solver)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
 
@@ -145,8 +145,13 @@ def main() -> None:
             networks[name].train()
             started = time.perf_counter()
             terms = train_step(
-                *(networks[name], [batch], lambda network, b: network(*to_device(b, runtime.device))),
-                *(optimizers[name], scaler, runtime, config.solver.clip_norm),
+                network=networks[name],
+                parts=[batch],
+                losses=lambda network, part: network(*to_device(part, runtime.device)),
+                optimizer=optimizers[name],
+                scaler=scaler,
+                runtime=runtime,
+                clip_norm=config.solver.clip_norm,
             )
             seconds[name].append(time.perf_counter() - started)
             losses[name].append(terms)
@@ -157,7 +162,7 @@ def main() -> None:
                 print(f"{step} {name:12} {statistics.median(seconds[name][-20:]):.3f} s/step  {text}", flush=True)
         if step % config.solver.eval_every == 0 or step == config.solver.steps:
             for name, network in networks.items():
-                figures = score(network, validation, config, runtime)  # type: ignore[arg-type]
+                figures = score(network, validation, config, runtime)
                 curves.append({"step": step, "network": name, "map07": figures["map07"], "map": figures["map"]})
                 print(curves[-1], flush=True)
     report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
