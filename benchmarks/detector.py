@@ -2,6 +2,7 @@
 
     python benchmarks/detector.py
     python benchmarks/detector.py --short-side 800 --proposals 1000 --allocator stock
+    python benchmarks/detector.py --depth 18 --short-side 64 --proposals 5 --rounds 1 --memory plain
 
 The plain side is the network as it trains, eager, in float32, with torchvision's operators and torch's own
 normalisation; the fast side is `resdet.inference.optimize`, in float32 and in bfloat16. All have the random weights
@@ -102,10 +103,13 @@ def main() -> None:
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--allocator", choices=["tuned", "stock"], default="tuned")
+    parser.add_argument(
+        "--memory", choices=SIDES, nargs="*", default=SIDES, help="sides whose peak memory is measured"
+    )
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     # First, because a process's peak counts that of the one which started it.
-    peaks = {} if options.peak_of else {name: peak(name, sys.argv[1:]) for name in SIDES}
+    peaks = {} if options.peak_of else {name: peak(name, sys.argv[1:]) for name in options.memory}
     if options.allocator == "tuned":
         keep_freed_memory()
     model = network(options.depth, options.proposals)
@@ -132,9 +136,10 @@ def main() -> None:
     )
     median = {name: statistics.median(times) for name, times in seconds.items()}
     for name in SIDES:
+        memory = f"{peaks[name]:.1f} GiB" if name in peaks else "–"
         print(
             f"{name:10s} {median[name]:6.2f} s  {median['plain'] / median[name]:5.2f}×  "
-            f"{peaks[name]:.1f} GiB  {differences(found[name], found['plain'])}"
+            f"{memory:8} {differences(found[name], found['plain'])}"
         )
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --images 500 --rounds 3
+    python benchmarks/evaluation.py --images 5 --rounds 1
 
 5,000 images of 80 classes, about 7 objects and 100 detections each, of which some match. Every time counts all that
 evaluate_voc or evaluate_coco does, from tensors to numbers.

@@ -2,6 +2,7 @@
 
     python benchmarks/lineage.py
     python benchmarks/lineage.py --depth 101 --image photo.jpg --rounds 5
+    python benchmarks/lineage.py --short-side 100 --proposals 20 --rounds 1
 
 R-CNN warps 2000 regions of selective search to 224×224 pixels and sends each through the whole network; Fast R-CNN
 pools them from one map, Faster R-CNN pools 300 of its RPN. Random weights, the image resized to 600 pixels, in the
@@ -53,6 +54,8 @@ def main() -> None:
     """Print a line for each method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, choices=get_args(Depth), default=18)
+    parser.add_argument("--short-side", type=int, default=600, help="pixels; the longer side is at most 5/3 of it")
+    parser.add_argument("--proposals", type=int, default=2000, help="of selective search, at most")
     parser.add_argument("--image", type=Path, help="a photograph; a drawn image if none is given")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -62,9 +65,9 @@ def main() -> None:
             render(Path(folder), {"train": 1})
         image = read_image(options.image or next(Path(folder).rglob("*.jpg")))
     started = perf_counter()
-    found = torch.from_numpy(selective_search(image)[:2000])
+    found = torch.from_numpy(selective_search(image)[: options.proposals])
     searched = perf_counter() - started
-    small = resize(image, 600, 1000)
+    small = resize(image, options.short_side, options.short_side * 5 // 3)
     images, sizes = pad([small])
     plain = Batch(images, sizes, [], torch.tensor([image.shape[:2]]), [""], [0])
     print(f"{len(found)} proposals of selective search, {small.shape[0]}×{small.shape[1]} pixels, {runtime.dtype}")

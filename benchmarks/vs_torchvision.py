@@ -10,9 +10,9 @@ one network, then to the other, through the same optimizer step. For recipes tha
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -119,7 +119,11 @@ class Torchvision(nn.Module):
 
 def main() -> None:
     """Train both and print the comparison."""
-    config = load_config(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a file, or the name of a recipe in configs/")
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="that differ from the recipe's")
+    options = parser.parse_args()
+    config = load_config(options.recipe, options.settings)
     runtime = runtimes.start(config.device, config.solver.precision)
     training = read_annotations(config.data, config.data.train, config.data.classes)
     validation = read_annotations(config.data, config.data.val, training.classes)
@@ -137,6 +141,7 @@ def main() -> None:
         optimizers[name] = build_optimizer(network, config.solver)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
 
+    every = config.solver.log_every or config.solver.steps
     for step, batch in enumerate(training_batches(training, config, runtime, 0), 1):
         for name in networks if step % 2 else reversed(networks):
             for group in optimizers[name].param_groups:
@@ -155,17 +160,24 @@ def main() -> None:
             )
             seconds[name].append(time.perf_counter() - started)
             losses[name].append(terms)
-        if step % 20 == 0:
+        if due(step, every, config.solver.steps):
             for name in networks:
-                means = {key: statistics.fmean(row[key] for row in losses[name][-20:]) for key in terms}
+                means = {key: statistics.fmean(row[key] for row in losses[name][-every:]) for key in terms}
                 text = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-                print(f"{step} {name:12} {statistics.median(seconds[name][-20:]):.3f} s/step  {text}", flush=True)
-        if step % config.solver.eval_every == 0 or step == config.solver.steps:
+                print(
+                    f"{step} {name:12} {statistics.median(seconds[name][-every:]):.3f} s/step  {text}", flush=True
+                )
+        if due(step, config.solver.eval_every, config.solver.steps):
             for name, network in networks.items():
                 figures = score(network, validation, config, runtime)
                 curves.append({"step": step, "network": name, "map07": figures["map07"], "map": figures["map"]})
                 print(curves[-1], flush=True)
     report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """Whether something is to be done after this step: it is after the last one, and 0 means only then."""
+    return step == steps or (every > 0 and step % every == 0)
 
 
 def report(seconds: dict[str, list[float]], curves: list[dict], path: Path) -> None:
