@@ -2,6 +2,7 @@
 
     python benchmarks/annotations.py
     python benchmarks/annotations.py --images 20000 --workers 2
+    python benchmarks/annotations.py --images 20 --boxes 700 --workers 1
 
 Everything is generated: the JSON file (118,000 images, 860,000 boxes with polygons), empty image files, and for the
 workers a million boxes, seven to an image; a worker returns an empty picture instead of reading one. The memory is

@@ -2,6 +2,7 @@
 
     python benchmarks/cifar_training.py
     python benchmarks/cifar_training.py --steps 50 --rounds 8 --no-compile
+    python benchmarks/cifar_training.py --images 1000 --batch-size 16 --steps 5 --rounds 2
 
 Both train ResNet-20 at batch 128 on the same random images, data included. The plain loop is what a tutorial
 writes: a DataLoader with two workers and torchvision's transforms, float32. train_cls runs its own batches and
@@ -33,8 +34,7 @@ from resdet.engine.state import TrainState
 from resdet.experiments.classification import to_device
 from resdet.models.classifier import build_classifier, classification_loss
 from resdet.seeds import Purpose, seed_everything
-
-BATCH = 128
+from resdet.types import ClsBatch, ClsLosses
 
 
 class PlainBlock(nn.Module):
@@ -85,11 +85,11 @@ class PillowDataset(Dataset):
         return self.transform(Image.fromarray(self.array.images[index])), int(self.array.labels[index])
 
 
-def plain_steps(array: ImageArray, device: torch.device) -> Iterator[None]:
+def plain_steps(array: ImageArray, batch_size: int, device: torch.device) -> Iterator[None]:
     """One training step of the plain loop for each `next`."""
     model = plain_resnet20().to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    loader = DataLoader(PillowDataset(array), BATCH, shuffle=True, num_workers=2, drop_last=True)
+    loader = DataLoader(PillowDataset(array), batch_size, shuffle=True, num_workers=2, drop_last=True)
     while True:
         for images, labels in loader:
             optimizer.zero_grad()
@@ -100,9 +100,9 @@ def plain_steps(array: ImageArray, device: torch.device) -> Iterator[None]:
             yield
 
 
-def our_steps(array: ImageArray, runtime: runtimes.Runtime, compiled: bool) -> Iterator[None]:
+def our_steps(array: ImageArray, batch_size: int, runtime: runtimes.Runtime, compiled: bool) -> Iterator[None]:
     """One training step of train_cls for each `next`."""
-    config = cifar10(20)
+    config = cifar10(20, solver={"batch_size": batch_size})
     mean = torch.from_numpy(array.images.mean(0).transpose(2, 0, 1)).float()
     model = build_classifier(config.model, 10, mean, torch.full((3, 1, 1), 60.0))
     if compiled:
@@ -110,13 +110,13 @@ def our_steps(array: ImageArray, runtime: runtimes.Runtime, compiled: bool) -> I
     state = TrainState(model, config.solver, runtime)
     model.train()
 
-    def losses(network: nn.Module, batch: object) -> object:
-        images, labels, crop = to_device(batch, runtime.device)  # type: ignore[arg-type]
+    def losses(network: nn.Module, batch: ClsBatch) -> ClsLosses:
+        images, labels, crop = to_device(batch, runtime.device)
         return classification_loss(network(images, crop), labels)
 
     for step, batch in enumerate(cls_training_batches(array, config, runtime, 0)):
         seed_everything(0, Purpose.STEP, step, 0)
-        train_step(model, [batch], losses, state.optimizer, state.scaler, runtime, 0.0)  # type: ignore[arg-type]
+        train_step(model, [batch], losses, state.optimizer, state.scaler, runtime, clip_norm=0.0)
         yield
 
 
@@ -125,15 +125,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30, help="steps in a turn")
     parser.add_argument("--rounds", type=int, default=6, help="turns of each")
+    parser.add_argument("--images", type=int, default=50_000, help="to draw batches from")
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args()
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (50_000, 32, 32, 3), np.uint8)
-    array = ImageArray(images, generator.integers(0, 10, 50_000), CLASSES["cifar10"], [""] * 50_000, [])
+    count, batch_size = options.images, options.batch_size
+    images = generator.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    array = ImageArray(images, generator.integers(0, 10, count), CLASSES["cifar10"], [""] * count, [])
     runtime = runtimes.start("auto", "auto")
     runners = {
-        "train_cls": our_steps(array, runtime, not options.no_compile),
-        "plain loop": plain_steps(array, runtime.device),
+        "train_cls": our_steps(array, batch_size, runtime, not options.no_compile),
+        "plain loop": plain_steps(array, batch_size, runtime.device),
     }
     speeds: dict[str, list[float]] = {name: [] for name in runners}
     for runner in runners.values():
@@ -144,7 +147,7 @@ def main() -> None:
             started = time.perf_counter()
             for _ in range(options.steps):
                 next(runner)
-            speeds[name].append(BATCH * options.steps / (time.perf_counter() - started))
+            speeds[name].append(batch_size * options.steps / (time.perf_counter() - started))
         print(
             f"turn {turn + 1}: " + ", ".join(f"{name} {values[-1]:.0f} images/s" for name, values in speeds.items())
         )

@@ -2,6 +2,7 @@
 
     python benchmarks/detector.py
     python benchmarks/detector.py --short-side 800 --proposals 1000 --allocator stock
+    python benchmarks/detector.py --depth 18 --short-side 64 --proposals 5 --rounds 1 --memory plain
 
 The plain side is the network as it trains, eager, in float32, with torchvision's operators and torch's own
 normalisation; the fast side is `resdet.inference.optimize`, in float32 and in bfloat16. All have the random weights
@@ -21,15 +22,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from resdet.config import DetConfig
+from resdet.config import Depth, DetConfig
 from resdet.engine.runtime import Runtime, keep_freed_memory
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
+from resdet.models.layers.norm import FrozenBatchNorm2d
 from resdet.ops import library
 from resdet.types import Detections
 
@@ -37,7 +40,7 @@ Run = Callable[[Tensor, Tensor], list[Detections]]
 SIDES = ("plain", "fast", "fast bf16")
 
 
-def network(depth: int, proposals: int) -> FasterRCNN:
+def network(depth: Depth, proposals: int) -> FasterRCNN:
     """A detector of 20 classes with random weights whose normalisations and scores are not trivial."""
     torch.manual_seed(0)
     config = DetConfig()
@@ -45,13 +48,14 @@ def network(depth: int, proposals: int) -> FasterRCNN:
     test = replace(config.test, post_nms_topk=proposals)
     result = build_detector(replace(config, model=model, test=test), 20)
     for module in result.modules():
-        if hasattr(module, "running_var"):
+        if isinstance(module, FrozenBatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.8, 1.2)
-            module.weight.data.uniform_(0.3, 0.6)
-            module.bias.data.normal_(0, 0.1)
-    torch.nn.init.normal_(result.rpn.head.objectness_logits.weight, std=0.1)
-    torch.nn.init.normal_(result.roi_heads.box_predictor.cls_score.weight, std=0.5)
+            module.weight.uniform_(0.3, 0.6)
+            module.bias.normal_(0, 0.1)
+    assert result.rpn is not None
+    nn.init.normal_(result.rpn.head.objectness_logits.weight, std=0.1)
+    nn.init.normal_(result.roi_heads.box_predictor.cls_score.weight, std=0.5)
     return result.eval().to(memory_format=torch.channels_last)
 
 
@@ -94,15 +98,18 @@ def peak(name: str, arguments: list[str]) -> float:
 def main() -> None:
     """Take turns and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=101)
+    parser.add_argument("--depth", type=int, choices=get_args(Depth), default=101)
     parser.add_argument("--short-side", type=int, default=600, help="pixels; the longer side is 5/3 of it")
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--allocator", choices=["tuned", "stock"], default="tuned")
+    parser.add_argument(
+        "--memory", choices=SIDES, nargs="*", default=SIDES, help="sides whose peak memory is measured"
+    )
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     # First, because a process's peak counts that of the one which started it.
-    peaks = {} if options.peak_of else {name: peak(name, sys.argv[1:]) for name in SIDES}
+    peaks = {} if options.peak_of else {name: peak(name, sys.argv[1:]) for name in options.memory}
     if options.allocator == "tuned":
         keep_freed_memory()
     model = network(options.depth, options.proposals)
@@ -129,9 +136,10 @@ def main() -> None:
     )
     median = {name: statistics.median(times) for name, times in seconds.items()}
     for name in SIDES:
+        memory = f"{peaks[name]:.1f} GiB" if name in peaks else "–"
         print(
             f"{name:10s} {median[name]:6.2f} s  {median['plain'] / median[name]:5.2f}×  "
-            f"{peaks[name]:.1f} GiB  {differences(found[name], found['plain'])}"
+            f"{memory:8} {differences(found[name], found['plain'])}"
         )
 
 

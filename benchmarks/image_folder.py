@@ -2,6 +2,7 @@
 
     python benchmarks/image_folder.py --workers 1
     python benchmarks/image_folder.py --workers 8 --count 4000
+    python benchmarks/image_folder.py --count 64 --batch-size 8 --rounds 1
 
 Draws JPEG files of ImageNet's usual size (500×375) into a temporary folder. Both ways run in as many processes as
 there are workers: bare decoding with OpenCV, and train_cls's data path (read, check, decode, crop of a random
@@ -24,8 +25,6 @@ from resdet.config import ClsDataConfig
 from resdet.data.image_folder import FolderDataset, read_image_folder
 from resdet.data.loader import TrainSampler, train_batches
 from resdet.data.transforms import ClsTrainTransform
-
-BATCH = 64
 
 
 def draw(root: Path, count: int) -> None:
@@ -59,15 +58,15 @@ def decoding_speed(paths: list[Path], workers: int) -> float:
         return len(paths) / (time.perf_counter() - started)
 
 
-def data_path_speed(root: Path, count: int, workers: int) -> float:
+def data_path_speed(root: Path, count: int, batch_size: int, workers: int) -> float:
     """Images per second of train_cls's batches, without the first ones, which wait for the workers' start."""
     data = ClsDataConfig()
     transform = ClsTrainTransform(data.size, data.short_sides, data.flip, data.color, data.operations)
     dataset = FolderDataset(read_image_folder(root, "train", (), source=""), transform, unreadable="replace")
     skipped = 2 * workers + 1
-    steps = count // BATCH + skipped
+    steps = count // batch_size + skipped
     sampler = TrainSampler(
-        np.zeros(count, bool), batch_size=BATCH, seed=0, start=0, steps=steps, rank=0, world=1, accumulate=1
+        np.zeros(count, bool), batch_size=batch_size, seed=0, start=0, steps=steps, rank=0, world=1, accumulate=1
     )
     batches = train_batches(dataset, sampler, workers, pin=False)
     for _ in range(skipped):
@@ -83,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--count", type=int, default=3000, help="files")
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ def main() -> None:
         bare, whole = [], []
         for turn in range(options.rounds):
             bare.append(decoding_speed(paths, options.workers))
-            whole.append(data_path_speed(root, options.count, options.workers))
+            whole.append(data_path_speed(root, options.count, options.batch_size, options.workers))
             print(f"turn {turn + 1}: decoding {bare[-1]:.0f} images/s, data path {whole[-1]:.0f} images/s")
     print(f"decoding: {statistics.median(bare):.0f} images/s (median)")
     print(f"data path: {statistics.median(whole):.0f} images/s (median)")

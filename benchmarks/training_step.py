@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --depths 101 --rounds 9
+    python benchmarks/training_step.py --depths 18 --short-side 320 --regions 16 --rounds 1
 
 One 600×1000 image with eight objects, 128 regions, RoI align 14×14, frozen norms, bfloat16 where the processor has
 it. The three take turns; medians, medians of the ratios, and the share of the RoI operators in our step are shown.
@@ -14,32 +15,49 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from resdet.config import DetConfig
+from resdet.config import Depth, DetConfig
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
+from resdet.models.box_heads import Conv5Head
 from resdet.models.build import build_detector
+from resdet.models.poolers import RoIPooler
 from resdet.ops import library
-from resdet.types import Target
+from resdet.types import FeatureMaps, Target
 
 OPERATORS = ("resdet::roi_align", "resdet::roi_align_backward", "resdet::nms")
 
 
-def make_step(depth: int, runtime: Runtime, pool_first: bool) -> Callable[[], None]:
+class PoolingFirst(Conv5Head):
+    """conv5 that never convolves before it pools."""
+
+    def commutes(self, pooler: RoIPooler, features: FeatureMaps) -> bool:
+        """No."""
+        return False
+
+
+def make_step(
+    depth: Depth, short_side: int, regions: int, runtime: Runtime, pool_first: bool
+) -> Callable[[], None]:
     """A training step of a fresh detector, the same one each time."""
     torch.manual_seed(0)
     config = DetConfig()
     model = replace(config.model, depth=depth, pooling="align", pool_size=14, conv5_stride=2)
-    network = build_detector(replace(config, model=model), 20).to(memory_format=torch.channels_last)
+    roi = replace(config.roi, batch_size_per_image=regions)
+    network = build_detector(replace(config, model=model, roi=roi), 20).to(memory_format=torch.channels_last)
     if pool_first:
-        network.roi_heads.box_head.commutes = lambda *_: False  # type: ignore[method-assign]
+        head = network.roi_heads.box_head
+        assert isinstance(head, Conv5Head)
+        network.roi_heads.box_head = PoolingFirst(head.conv5_x, head.channels)
     optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9)
-    images, sizes = torch.randint(0, 256, (1, 3, 600, 1000), dtype=torch.uint8), torch.tensor([[600, 1000]])
-    boxes = torch.rand(8, 4) * 300
-    boxes[:, 2:] += boxes[:, :2] + 60
+    height, width = short_side, short_side * 5 // 3
+    images, sizes = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8), torch.tensor([[height, width]])
+    boxes = torch.rand(8, 4) * height / 2
+    boxes[:, 2:] += boxes[:, :2] + height / 10
     target = Target(boxes, torch.randint(0, 20, (8,)), torch.zeros(8, dtype=torch.bool))
 
     def step() -> None:
@@ -56,13 +74,17 @@ def make_step(depth: int, runtime: Runtime, pool_first: bool) -> Callable[[], No
 def main() -> None:
     """Print a line for each depth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depths", type=int, nargs="+", default=[18, 50])
+    parser.add_argument("--depths", type=int, choices=get_args(Depth), nargs="+", default=[18, 50])
+    parser.add_argument("--short-side", type=int, default=600, help="pixels; the longer side is 5/3 of it")
+    parser.add_argument("--regions", type=int, default=128, help="to sample")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     runtime = runtimes.start("cpu", "auto")
     own = set(library.DEVICES)
     for depth in options.depths:
-        step, pool_first = make_step(depth, runtime, False), make_step(depth, runtime, True)
+        step, pool_first = (
+            make_step(depth, options.short_side, options.regions, runtime, first) for first in (False, True)
+        )
         variants: tuple[tuple[Callable[[], None], set[str]], ...] = (
             (step, own),
             (pool_first, own),

@@ -10,9 +10,9 @@ one network, then to the other, through the same optimizer step. For recipes tha
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Torchvision(nn.Module):
         for layer in rpn_head.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         style = STYLES[model.style]
         self.resnet = [resnet]  # in a list, so that its layers are not registered twice
         self.network = TorchvisionFasterRCNN(
@@ -119,7 +119,11 @@ class Torchvision(nn.Module):
 
 def main() -> None:
     """Train both and print the comparison."""
-    config = load_config(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a file, or the name of a recipe in configs/")
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="that differ from the recipe's")
+    options = parser.parse_args()
+    config = load_config(options.recipe, options.settings)
     runtime = runtimes.start(config.device, config.solver.precision)
     training = read_annotations(config.data, config.data.train, config.data.classes)
     validation = read_annotations(config.data, config.data.val, training.classes)
@@ -127,16 +131,17 @@ def main() -> None:
     ours = build_detector(config, len(training.classes))
     theirs = Torchvision(config, len(training.classes))
     theirs.copy_resnet_from(ours)
-    networks: dict[str, nn.Module] = {"resdet": ours, "torchvision": theirs}
+    networks: dict[str, FasterRCNN | Torchvision] = {"resdet": ours, "torchvision": theirs}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
     curves: list[dict] = []
     for name, network in networks.items():
-        network.to(runtime.device, memory_format=torch.channels_last)
+        network.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizers[name] = build_optimizer(network, config.solver)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
 
+    every = config.solver.log_every or config.solver.steps
     for step, batch in enumerate(training_batches(training, config, runtime, 0), 1):
         for name in networks if step % 2 else reversed(networks):
             for group in optimizers[name].param_groups:
@@ -145,22 +150,34 @@ def main() -> None:
             networks[name].train()
             started = time.perf_counter()
             terms = train_step(
-                *(networks[name], [batch], lambda network, b: network(*to_device(b, runtime.device))),
-                *(optimizers[name], scaler, runtime, config.solver.clip_norm),
+                network=networks[name],
+                parts=[batch],
+                losses=lambda network, part: network(*to_device(part, runtime.device)),
+                optimizer=optimizers[name],
+                scaler=scaler,
+                runtime=runtime,
+                clip_norm=config.solver.clip_norm,
             )
             seconds[name].append(time.perf_counter() - started)
             losses[name].append(terms)
-        if step % 20 == 0:
+        if due(step, every, config.solver.steps):
             for name in networks:
-                means = {key: statistics.fmean(row[key] for row in losses[name][-20:]) for key in terms}
+                means = {key: statistics.fmean(row[key] for row in losses[name][-every:]) for key in terms}
                 text = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-                print(f"{step} {name:12} {statistics.median(seconds[name][-20:]):.3f} s/step  {text}", flush=True)
-        if step % config.solver.eval_every == 0 or step == config.solver.steps:
+                print(
+                    f"{step} {name:12} {statistics.median(seconds[name][-every:]):.3f} s/step  {text}", flush=True
+                )
+        if due(step, config.solver.eval_every, config.solver.steps):
             for name, network in networks.items():
-                figures = score(network, validation, config, runtime)  # type: ignore[arg-type]
+                figures = score(network, validation, config, runtime)
                 curves.append({"step": step, "network": name, "map07": figures["map07"], "map": figures["map"]})
                 print(curves[-1], flush=True)
     report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """Whether something is to be done after this step: it is after the last one, and 0 means only then."""
+    return step == steps or (every > 0 and step % every == 0)
 
 
 def report(seconds: dict[str, list[float]], curves: list[dict], path: Path) -> None:

@@ -156,7 +156,7 @@ def assert_same_training(logged: Callable[[Path], Any]) -> Callable[[Path, Path]
 def forkserver() -> ForkServerContext:
     """Processes forked from one that has imported torch already: they start at once, and can be killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resdet.cli"])
+    context.set_forkserver_preload(["resdet.experiments.train"])  # imports torch and torchvision
     return context
 
 

@@ -7,16 +7,13 @@ import dataclasses
 import inspect
 import itertools
 import json
-import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,6 +21,7 @@ from typing import Any, get_type_hints
 import cv2
 import numpy as np
 import pytest
+from programs import run_program
 
 from resdet.cli import COMMANDS, load, read, usage
 from resdet.config import SHAPES_CLASSES, ClsConfig, DetConfig, load_config, to_dict
@@ -96,14 +94,6 @@ def test_an_example_is_understood(command: str, line: str, workplace: Path) -> N
     assert read(command, arguments_of(command, line))
 
 
-def run_tool(words: Sequence[str], folder: str, output: str) -> None:
-    """What ``python TOOL ARGUMENTS`` does in `folder`, in a process that has imported torch already."""
-    os.chdir(folder)
-    sys.argv = list(words)
-    with open(output, "w") as file, redirect_stdout(file), redirect_stderr(file):
-        runpy.run_path(words[0], run_name="__main__")
-
-
 def test_the_examples_of_the_demo_run(
     workplace: Path, tools_environment: dict[str, str], forkserver: ForkServerContext
 ) -> None:
@@ -116,13 +106,8 @@ def test_the_examples_of_the_demo_run(
     assert done.returncode == 0, done.stderr
     printed = {"train-det": done.stdout}
     for name, more in (("eval-det", SMALL), ("detect", ("--min-score", "0"))):
-        output = workplace / f"{name}.txt"
-        words = ([tools[name], *arguments[name], *more], str(workplace), str(output))
-        process = forkserver.Process(target=run_tool, args=words)
-        process.start()
-        process.join(200)
-        printed[name] = output.read_text()
-        assert process.exitcode == 0, printed[name]
+        status, printed[name] = run_program(forkserver, [tools[name], *arguments[name], *more], workplace)
+        assert status == 0, printed[name]
     assert "train: 6 images" in printed["train-det"] and "step 2/2" in printed["train-det"]
     assert all(name in printed["eval-det"] for name in SHAPES_CLASSES)
     assert "photo.jpg: " in printed["detect"]

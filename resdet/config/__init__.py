@@ -17,6 +17,7 @@ from resdet.config.classification import (
 from resdet.config.detection import (
     DataConfig,
     DataFormat,
+    Depth,
     DetConfig,
     ModelConfig,
     ProposalMethod,
@@ -40,6 +41,7 @@ __all__ = [
     "ClsTestConfig",
     "DataConfig",
     "DataFormat",
+    "Depth",
     "DetConfig",
     "ModelConfig",
     "Precision",

@@ -28,6 +28,7 @@ from resdet.config.solver import SolverConfig
 
 DataFormat = Literal["voc", "coco", "yolo"]
 ProposalMethod = Literal["selective-search", "edge-boxes", "rpn"]
+Depth = Literal[18, 34, 50, 101, 152]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class ModelConfig:
     ZF, or a network of timm."""
     timm: str = ""
     """Name of the timm network, if the backbone is timm."""
-    depth: Literal[18, 34, 50, 101, 152] = 101
+    depth: Depth = 101
     """Number of layers of the ResNet (He et al. 2015, Table 1)."""
     style: Literal["torchvision", "msra"] = "torchvision"
     """Source of the backbone's weights, which determines channel order, pixel mean and the position of the

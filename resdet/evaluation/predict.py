@@ -17,8 +17,8 @@ from resdet.types import Batch, Detections, Losses, Target
 T = TypeVar("T")
 
 
-class Network(Protocol):
-    """What is needed of a detector here, in whatever form it runs: plain, optimized, or with test-time methods."""
+class Detecting(Protocol):
+    """What is needed of a detector for its detections."""
 
     def eval(self) -> Any:
         """Switch to evaluation mode."""
@@ -27,6 +27,10 @@ class Network(Protocol):
         self, images: Tensor, sizes: Tensor, targets: None = None, proposals: Sequence[Tensor] | None = None
     ) -> list[Detections]:
         """Images and what is known of them (`Inputs`) → the detections of each."""
+
+
+class Network(Detecting, Protocol):
+    """What is needed of a detector here, in whatever form it runs: plain, optimized, or with test-time methods."""
 
     def detect_and_propose(
         self, images: Tensor, sizes: Tensor, most: int, proposals: Sequence[Tensor] | None = None
@@ -54,7 +58,7 @@ def to_device(batch: Batch, device: torch.device, with_targets: bool = True) -> 
     return Inputs(moved(batch.images), batch.sizes, targets, proposals)
 
 
-def predict(model: Network, batches: Iterable[Batch], runtime: Runtime) -> dict[int, Detections]:
+def predict(model: Detecting, batches: Iterable[Batch], runtime: Runtime) -> dict[int, Detections]:
     """Detections of each image, by its position in the data set, in pixels of the image as it was read.
 
     Every process gives its own `batches` and receives the detections of all.

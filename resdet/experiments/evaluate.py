@@ -18,7 +18,7 @@ from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation import report
 from resdet.evaluation.coco import read_coco_results
-from resdet.evaluation.predict import Network, in_order, predict, predict_and_propose
+from resdet.evaluation.predict import Detecting, in_order, predict, predict_and_propose
 from resdet.evaluation.proposals import NUMBERS
 from resdet.evaluation.report import Analysis, Scores
 from resdet.evaluation.voc import read_voc_results
@@ -104,7 +104,7 @@ def network_and_data(
     return network, annotations, replace(config, data=data)
 
 
-def score(network: Network, annotations: Annotations, config: DetConfig, runtime: Runtime) -> dict[str, float]:
+def score(network: Detecting, annotations: Annotations, config: DetConfig, runtime: Runtime) -> dict[str, float]:
     """The figures of a network on all images, in fractions of 1; the same on every process."""
     found = predict(network, validation_batches(annotations, config, runtime), runtime)
     return runtimes.from_main(lambda: report.score(in_order(found), annotations).figures())
