@@ -19,6 +19,7 @@ config = DetConfig(
         norm="sync_batch",
         freeze=(),
         anchor_scales=(32, 64, 128),
+        anchor_center="corner",  # small objects: where a cell looks, half a cell from the papers' place
         rpn_channels=256,
         pooling="align",
         pool_size=4,  # conv5_x on 4×4 cells: a third of the head's work on 7×7

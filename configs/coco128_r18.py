@@ -24,6 +24,7 @@ config = DetConfig(
         norm="sync_batch",
         freeze=(),
         anchor_scales=(16, 32, 64, 128, 256),
+        anchor_center="corner",  # small objects: where a cell looks, half a cell from the papers' place
         rpn_channels=256,
         pooling="align",
         pool_size=4,

@@ -28,6 +28,7 @@ config = DetConfig(
         norm="sync_batch",
         freeze=(),
         anchor_scales=(32, 64, 128),
+        anchor_center="corner",  # small objects: where a cell looks, half a cell from the papers' place
         rpn_channels=256,
         pooling="align",  # objects of a few cells: rounding their corners would lose too much
         pool_size=4,  # a third of the head's work on 7×7

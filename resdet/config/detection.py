@@ -103,8 +103,8 @@ class ModelConfig:
     anchor_ratios: NonEmpty[Annotated[float, Range(0.01, 100)]] = (0.5, 1, 2)
     """Anchor aspect ratios, height over width (Faster R-CNN §3.3)."""
     anchor_center: Literal["cell", "corner"] = "cell"
-    """Position of anchors in their cell of the feature map: the center, or the upper left corner as in
-    detectron2."""
+    """Position of anchors in their cell of the feature map: the center, or the upper left corner as in detectron2,
+    which is the center of what the cell sees."""
     rpn_channels: Channels = 512
     """Output channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)."""
     pooling: Literal["pool", "align", "align_v2", "pyramid", "warp"] = "pool"

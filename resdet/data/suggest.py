@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
 from resdet.data.annotations import Annotations
 from resdet.data.check import anchor_overlap, resized_boxes
-from resdet.models.anchors import base_anchors
+from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors
 from resdet.models.backbones.resnet import ResNetBackbone
 
 SMALLEST = 1.5 * ResNetBackbone.strides[0]  # pixels; objects of fewer cells are hardly found
 LARGEST_SIDE, ENLARGE = 800, 1.5  # pixels of a shorter side; and no image is enlarged more than this
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 500, 20_000
 MANY = 100_000  # boxes that are looked at for the anchors
+ANCHOR_CENTER: Literal["corner"] = "corner"  # small objects: where a cell looks (CONVENTIONS.md)
 RATIOS: tuple[float, ...] = (0.5, 1, 2)
 MORE_RATIOS: tuple[float, ...] = (0.25, 0.5, 1, 2, 4)
 
@@ -61,6 +62,7 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
         freeze=("conv1", "conv2_x") if gpu else (),
         anchor_scales=scales,
         anchor_ratios=ratios,
+        anchor_center=ANCHOR_CENTER,
         rpn_channels=512 if gpu else 256,
         pooling="align",
         pool_size=7 if gpu else 4,
@@ -128,7 +130,11 @@ def suggest_anchors(boxes: np.ndarray, sizes: np.ndarray) -> tuple[tuple[float, 
 
     def reach(scales: Sequence[float], ratios: Sequence[float]) -> float:
         base = base_anchors(scales, ratios).double().numpy()
-        return float((anchor_overlap(boxes, sizes, base, ResNetBackbone.strides[0]) >= 0.5).mean())
+        return float(
+            (
+                anchor_overlap(boxes, sizes, base, ResNetBackbone.strides[0], ANCHOR_OFFSETS[ANCHOR_CENTER]) >= 0.5
+            ).mean()
+        )
 
     powers = [8.0 * 2**n for n in range(7)]  # 8 to 512
     runs = [tuple(powers[a : a + count]) for count in (3, 4, 5) for a in range(len(powers) - count + 1)]
