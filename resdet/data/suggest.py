@@ -130,11 +130,8 @@ def suggest_anchors(boxes: np.ndarray, sizes: np.ndarray) -> tuple[tuple[float, 
 
     def reach(scales: Sequence[float], ratios: Sequence[float]) -> float:
         base = base_anchors(scales, ratios).double().numpy()
-        return float(
-            (
-                anchor_overlap(boxes, sizes, base, ResNetBackbone.strides[0], ANCHOR_OFFSETS[ANCHOR_CENTER]) >= 0.5
-            ).mean()
-        )
+        overlap = anchor_overlap(boxes, sizes, base, ResNetBackbone.strides[0], ANCHOR_OFFSETS[ANCHOR_CENTER])
+        return float((overlap >= 0.5).mean())
 
     powers = [8.0 * 2**n for n in range(7)]  # 8 to 512
     runs = [tuple(powers[a : a + count]) for count in (3, 4, 5) for a in range(len(powers) - count + 1)]
