@@ -1,5 +1,7 @@
 """resdet.models.rpn against torchvision's RPN under copied weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
@@ -7,8 +9,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from torchvision.models.detection.rpn import RPNHead as TorchvisionRPNHead
 
 from resdet import boxes
-from resdet.models.anchors import base_anchors, grid_anchors
-from resdet.models.rpn import RPNHead, propose
+from resdet.config import DetConfig, RPNConfig
+from resdet.models.anchors import AnchorGenerator, base_anchors, grid_anchors
+from resdet.models.rpn import RPN, RPNHead, propose
+from resdet.types import FeatureMaps
 
 SIZES = torch.tensor([[96, 128], [80, 112]])
 LIMITS = {"pre_nms_topk": 400, "post_nms_topk": 100, "nms_iou": 0.7, "min_size": 0.0}
@@ -173,3 +177,31 @@ def test_every_image_needs_its_size(anchors, predictions):
 def test_proposals_carry_no_gradient(anchors, predictions):
     logits, deltas = (tensor.requires_grad_() for tensor in predictions)
     assert not any(rois.requires_grad for rois in propose(logits, deltas, anchors, SIZES, **LIMITS))
+
+
+def make_rpn():
+    settings = RPNConfig(pre_nms_topk=300, post_nms_topk=40, nms_iou=0.8, min_size=8)
+    test = replace(DetConfig().test, pre_nms_topk=200, post_nms_topk=20)
+    return RPN(AnchorGenerator((16, 32), (0.5, 1, 2)), RPNHead(3, 4, 6), settings, test)
+
+
+def test_the_module_scores_the_anchors_of_the_last_map():
+    rpn = make_rpn()
+    maps, strides = [torch.randn(2, 3, 3, 4), torch.randn(2, 3, 5, 8)], [32, 16]
+    logits, deltas, anchors = rpn(FeatureMaps(maps, strides))
+    expected = rpn.head(maps[1])
+    assert torch.equal(logits, expected[0]) and torch.equal(deltas, expected[1])
+    assert torch.equal(anchors, grid_anchors(base_anchors((16, 32), (0.5, 1, 2)), 5, 8, 16))
+
+
+def test_the_module_proposes_as_many_as_it_is_set_to():
+    rpn = make_rpn()
+    torch.nn.init.normal_(rpn.head.objectness_logits.weight)
+    scored = rpn(FeatureMaps([torch.randn(2, 3, 6, 8)], [16]))
+    settings = {"nms_iou": 0.8, "min_size": 8}
+    cases = (({}, 200, 20), ({"training": True}, 300, 40), ({"post_nms_topk": 7}, 200, 7))
+    for arguments, before, after in cases:
+        found = rpn.propose(scored, SIZES, **arguments)
+        expected = propose(*scored, SIZES, pre_nms_topk=before, post_nms_topk=after, **settings)
+        assert [len(own) for own in found] == [after] * 2
+        assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(found, expected, strict=True))

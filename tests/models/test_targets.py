@@ -276,3 +276,19 @@ def test_hard_examples_against_a_loop(random_boxes):
     for field, all_of_it in zip(chosen, regions, strict=True):
         assert torch.equal(field, all_of_it[expected])
     assert len(hard_examples(RoITargets(*(field[:0] for field in regions)), losses[:0], 20, 0.7).rois) == 0
+
+
+def test_an_anchor_may_not_leave_the_image_at_any_side():
+    """In an image that is higher than wide, and in one that is wider than high."""
+    inside = [10.0, 10, 40, 40]
+    rules = RPN | {"cross_boundary": False}
+    for height, width in ((200, 60), (60, 200)):
+        leaving = [
+            [-1, 10, 29, 40],
+            [10, -1, 40, 29],
+            [width - 29, 10, width + 1, 40],
+            [10, height - 29, 40, height + 1],
+        ]
+        anchors = torch.tensor([inside, *leaving])
+        result = label_anchors(anchors, targets_of([inside]), height, width, batch=9, **rules)
+        assert result.positive.tolist() == [0] and result.negative.tolist() == []
