@@ -97,6 +97,7 @@ def parse(kind: type[A], arguments: Sequence[str], prog: str, manual: str, base:
     """
 
     def read(arguments: Sequence[str], **options: Any) -> Any:
+        """tyro's reading of the arguments."""
         # Without AvoidSubcommands, a config that may be of two types would become two subcommands.
         typed = cast(Any, tyro.conf.AvoidSubcommands)[kind]
         # Indented, the lines of the manual stay lines.

@@ -15,7 +15,6 @@ from resdet.engine.runtime import Runtime
 from resdet.inference.optimize_heads import optimize_head
 from resdet.inference.optimize_layers import optimize
 from resdet.models.faster_rcnn import FasterRCNN
-from resdet.models.poolers import ALIGNED
 from resdet.types import Detections, FeatureMaps
 
 
@@ -68,6 +67,6 @@ def optimize_detector(detector: FasterRCNN, runtime: Runtime) -> FasterRCNN:
     detector.backbone = optimize(detector.backbone, runtime)
     detector.rpn = None if detector.rpn is None else optimize(detector.rpn, runtime)
     heads = detector.roi_heads
-    linear = heads.pooler.kind in ALIGNED and len(detector.scales) == 1
+    linear = heads.pooler.is_linear(len(detector.scales))
     heads.box_head = optimize_head(heads.box_head, linear, runtime)
     return detector

@@ -48,7 +48,7 @@ class Conv5Head(nn.Module):
         """Whether pooling is linear and all that reads its result are 1×1 convolutions without bias."""
         first = self.conv5_x[0]
         return (
-            pooler.is_linear(features)
+            pooler.is_linear(len(features.maps))
             and isinstance(first, Bottleneck)
             and first.projects
             and first.order == "original"

@@ -51,9 +51,9 @@ class RoIPooler(nn.Module):
         """Numbers that a region has in each channel."""
         return sum(n * n for n in self.pyramid) if self.kind == "pyramid" else self.size**2
 
-    def is_linear(self, features: FeatureMaps) -> bool:
-        """Whether pooling commutes with 1×1 convolutions without bias."""
-        return self.kind in ALIGNED and len(features.maps) == 1
+    def is_linear(self, levels: int) -> bool:
+        """Whether pooling from so many levels commutes with 1×1 convolutions without bias."""
+        return self.kind in ALIGNED and levels == 1
 
     def forward(self, features: FeatureMaps, rois: Tensor, image_index: Tensor, bin_stride: int = 1) -> Tensor:
         """Pool the regions.
