@@ -92,7 +92,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _eight_bits(array: np.ndarray, name: object) -> np.ndarray:
-    """The same numbers as uint8. Raises ImageError for those that are no pixels."""
+    """The same numbers as uint8. Raises ImageError for those that cannot be pixels."""
     kind = array.dtype.kind
     if array.dtype == np.uint8:
         return array
