@@ -1,4 +1,4 @@
-"""The one error that a user meets."""
+"""The one error that a user meets, and parts of its sentence."""
 
 import re
 
@@ -15,3 +15,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def listed(names: list[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
