@@ -214,7 +214,7 @@ def test_a_broken_annotation_is_left_out_and_counted(
 
 BROKEN_IMAGES = {
     "truncated": (picture()[:-200], "truncated"),
-    "empty": (b"", "not an image"),
+    "empty": (b"", "is empty"),
     "text": (b"GIF me a break", "not an image"),
     "truncated PNG": (picture(".png")[:60], "truncated"),
     "another size": (picture(width=WIDTH + 1), f"{WIDTH + 1}×{HEIGHT}"),
