@@ -26,7 +26,7 @@ from resdet.config.ranges import (
 )
 from resdet.config.solver import SolverConfig
 
-DataFormat = Literal["voc", "coco", "yolo"]
+DataFormat = Literal["voc", "coco", "yolo", "labelme", "csv", "via"]
 ProposalMethod = Literal["selective-search", "edge-boxes", "rpn"]
 Depth = Literal[18, 34, 50, 101, 152]
 
@@ -47,6 +47,9 @@ class DataConfig:
     """Class names in the order of the labels; if empty, all names in the training annotations, sorted."""
     other_classes: Literal["error", "ignore"] = "error"
     """What to do with objects of a class that is not in `classes`: stop with an error, or ignore them."""
+    exif: Literal["auto", "upright", "stored"] = "auto"
+    """What boxes are relative to in photographs that are stored on their side: the upright image, or the pixels as
+    stored; auto decides for each image by the size that its annotation states."""
     difficult: bool = False
     """Whether to train on VOC's difficult objects and COCO's crowd regions too. The papers do not; they never count
     in evaluation."""

@@ -21,13 +21,13 @@ from resdet.types import Batch
 def read_annotations(data: DataConfig, splits: str, classes: tuple[str, ...]) -> Annotations:
     """The images of `splits` and all that is annotated in them."""
     read = FORMATS[data.format].read
-    return read(data.root, splits, classes, other_classes=data.other_classes, source=data.source)
+    return read(data.root, splits, classes, other_classes=data.other_classes, exif=data.exif, source=data.source)
 
 
 def describe(annotations: Annotations, splits: str) -> str:
     """A line on what was read, and one for each of the first few things that were left out."""
     line = f"{splits}: {len(annotations)} images, {len(annotations.labels)} objects"
-    return with_skipped(line, "images or boxes", annotations.skipped)
+    return "\n  ".join([with_skipped(line, "images or boxes", annotations.skipped), *annotations.notes])
 
 
 def with_skipped(line: str, kind: str, skipped: Sequence[str]) -> str:

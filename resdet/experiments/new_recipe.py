@@ -14,6 +14,7 @@ from resdet.config import DataFormat
 from resdet.data.build import describe
 from resdet.data.formats import FORMATS, find_format
 from resdet.data.suggest import suggest, to_source
+from resdet.data.tree import Tree
 from resdet.errors import UserError
 from resdet.io import write_text
 
@@ -47,7 +48,7 @@ def write_recipe(
     if output.exists():
         raise UserError(f"{output} already exists: pass another file with --output.")
     kind = format or find_format(root)[0]
-    train, val = choose_splits(FORMATS[kind].splits(root), train, val, root)
+    train, val = choose_splits(FORMATS[kind].splits(Tree(root)), train, val, root)
     training = FORMATS[kind].read(root, train, ())
     logger.info(describe(training, train))
     if not len(training.boxes):
