@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -53,8 +54,29 @@ def decode_image(data: bytes, path: str | Path) -> np.ndarray:
     return image
 
 
+class ImageHeader(NamedTuple):
+    """What the head of an image file says."""
+
+    height: int
+    """of the rows as they are stored, in pixels"""
+    width: int
+    """of the columns as they are stored, in pixels"""
+    orientation: int
+    """EXIF's, 1 to 8: how the stored rows are to be turned; 1 where the file states none"""
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width of the image that `read_image` returns."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
 def probe_image(path: str | Path) -> tuple[int, int]:
-    """Height and width of the upright image, from the file's head; of a JPEG, the end is looked at too.
+    """Height and width of the upright image, as `probe_header` finds them. Raises ImageError."""
+    return probe_header(path).upright
+
+
+def probe_header(path: str | Path) -> ImageHeader:
+    """Size and orientation of an image, from the file's head; of a JPEG, the end is looked at too.
 
     Raises ImageError as `read_image` does, as far as that can be seen without decoding.
     """
@@ -63,7 +85,7 @@ def probe_image(path: str | Path) -> tuple[int, int]:
             width, height = image.size
             for key in XMP:  # OpenCV knows no orientation but EXIF's, Pillow would look here too
                 image.info.pop(key, None)
-            rotated = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
         with open(path, "rb") as file:
             head = file.read(2)
             file.seek(max(0, file.seek(0, 2) - TAIL))
@@ -77,7 +99,7 @@ def probe_image(path: str | Path) -> tuple[int, int]:
         raise ImageError(f"{path} is not an image: replace it or remove it from the list.") from error
     except Exception as error:  # Pillow raises many kinds on damaged bytes
         raise ImageError(f"{path} cannot be read: {reason(error)}.") from error
-    return (width, height) if rotated else (height, width)
+    return ImageHeader(height, width, orientation if orientation in range(1, 9) else 1)
 
 
 def _refuse_truncated(path: str | Path, data: bytes) -> None:

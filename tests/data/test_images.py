@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from resdet.data.images import TAIL, ImageError, probe_image, read_image
+from resdet.data.images import TAIL, ImageError, probe_header, probe_image, read_image
 
 HEIGHT, WIDTH = 48, 64
 
@@ -112,6 +112,7 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int, endi
     gradient().save(path, exif=exif, quality=95)
     assert_reads_like_pillow(path, 4)
     assert probe_image(path) == ((WIDTH, HEIGHT) if orientation in (5, 6, 7, 8) else (HEIGHT, WIDTH))
+    assert probe_header(path) == (HEIGHT, WIDTH, orientation if 1 <= orientation <= 8 else 1)
 
 
 def test_an_orientation_that_only_xmp_states_is_seen_by_neither_reader(tmp_path: Path) -> None:
