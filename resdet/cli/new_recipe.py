@@ -29,9 +29,9 @@ class Arguments:
     format: DataFormat | None = None
     """Format of the data set; detected if not given."""
     train: str | None = None
-    """Training splits, joined by "+"; defaults to trainval or train."""
+    """Training splits, joined by "+"; defaults to train, or to trainval."""
     val: str | None = None
-    """Validation splits, joined by "+"; defaults to test, val or valid."""
+    """Validation splits, joined by "+"; defaults to val, valid or test."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that the recipe is for."""
 

@@ -161,6 +161,8 @@ def assemble(
             f"{record.where}: {record.unit} {place}, a box of {names[i]!r} with no area inside the image "
             f"{record.name or record.file}."
         )
+    if (lost_objects or len(boxes)) and not solid.any():
+        raise UserError(f"No object of {where} can be used; first error: {(stray + skipped)[0]}")
     others = np.flatnonzero(solid & (labels < 0)).tolist()
     if others and other_classes == "error":
         raise unknown_class(str(good[owner[others[0]]].where), names[others[0]], label_of)

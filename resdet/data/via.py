@@ -117,7 +117,7 @@ def _box(shape: Any) -> tuple[float, float, float, float] | None:
             return (x, y, x + width, y + height) if math.isfinite(x + y + width + height) else None
         if shape.get("name") in ("circle", "ellipse"):
             x, y = float(shape["cx"]), float(shape["cy"])
-            rx, ry = float(shape.get("rx", shape.get("r"))), float(shape.get("ry", shape.get("r")))
+            rx, ry = (float(shape[key] if key in shape else shape["r"]) for key in ("rx", "ry"))
             return (x - rx, y - ry, x + rx, y + ry)
         if shape.get("name") == "polygon":
             return points_box(np.stack([shape["all_points_x"], shape["all_points_y"]], 1).astype(np.float64))

@@ -214,7 +214,7 @@ def _corners(element: Element) -> list[float] | None:
     """x1, y1, x2, y2 of an object's box, or around its polygon. VOC's corners are 1-based pixels, both inclusive."""
     found = element.find("bndbox")
     values = (
-        [found.findtext(k) or found.get(k, "") for k in ("xmin", "ymin", "xmax", "ymax")]
+        [found.findtext(k) or found.get(k) or "" for k in ("xmin", "ymin", "xmax", "ymax")]
         if found is not None
         else []
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,12 @@ def read_yolo(
     names = class_names(tree, description)
     partners = Partners(tree, _label_files(tree))
     wanted = [(split.strip(), _images(tree, split.strip(), description)) for split in splits.split("+")]
-    files = [file for _, images in wanted for image in images if image and (file := partners.of_image(image))]
+    files = [
+        file
+        for _, images in wanted
+        for image in images
+        if isinstance(image, Path) and (file := partners.of_image(image))
+    ]
     if not files:
         where = listing([name for name, _ in wanted])
         raise UserError(
@@ -244,8 +250,8 @@ class Lines(NamedTuple):
     """How the lines of a data set are to be read."""
 
     names: dict[int, str]
-    keypoints: bool
-    """whether a long line is a box and keypoints; else it is a polygon"""
+    boxes_first: bool
+    """whether a long line is a box and more; else it is a polygon"""
     notes: list[str]
 
     @classmethod
@@ -265,29 +271,35 @@ class Lines(NamedTuple):
                 f"{files[0].parent} has labels from {min(labels)} to {max(labels)}, but YOLO's count from 0: "
                 "subtract 1 from each, or add a class before the first."
             )
-        keypoints = _has_keypoints(rows, description)
-        if keypoints:
-            notes.append("The lines hold a box and keypoints: the boxes are read.")
+        twice = [name for name, count in Counter(names.values()).items() if count > 1]
+        if twice:
+            notes.append(f"Several classes are called {listing(twice)}: they are taken as one.")
+        boxes_first = _has_keypoints(rows, description) or _has_track(rows)
+        if boxes_first:
+            notes.append("The lines hold more than a box (keypoints, a score, a track): the boxes are read.")
         if _are_corners(rows):
             raise UserError(
                 f"{files[0].parent} has x1 y1 x2 y2 in its lines, but YOLO's are x y width height with the center: "
                 "convert them."
             )
-        return cls(names, keypoints, notes)
+        return cls(names, boxes_first, notes)
 
 
 def _has_keypoints(rows: Sequence[Sequence[float]], description: dict[str, Any]) -> bool:
-    """Whether long lines are boxes with keypoints: the description says so, or all points lie in the box before them."""
+    """Whether long lines are boxes with keypoints: the description says so, or all points lie in their box."""
     shape = description.get("kpt_shape")
     if isinstance(shape, list) and len(shape) == 2 and all(str(n).isdecimal() for n in shape):
         return {len(row) - 5 for row in rows if len(row) > 6} == {int(shape[0]) * int(shape[1])}
     long = [row[1:] for row in rows if len(row) > 7]
     if not long or len({len(row) for row in long}) != 1:
         return False
-    for step in (2, 3):
-        if (len(long[0]) - 4) % step == 0 and all(_inside(row, step) for row in long):
-            return True
-    return False
+    return any((len(long[0]) - 4) % step == 0 and all(_inside(row, step) for row in long) for step in (2, 3))
+
+
+def _has_track(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether a score and the whole number of a track follow each box."""
+    long = [row for row in rows if len(row) > 5]
+    return bool(long) and all(len(row) == 7 and row[6] % 1 == 0 for row in long) and max(r[6] for r in long) > 1
 
 
 def _inside(row: Sequence[float], step: int) -> bool:
@@ -330,7 +342,8 @@ def _numbers(line: str, names: dict[str, int] | None = None) -> list[float]:
 
 
 def _read_split(tree: Tree, split: str, images: Sequence[Path | str], partners: Partners, lines: Lines) -> Found:
-    records, used, missing = [], {}, 0
+    used: dict[Path, Path] = {}
+    records, missing = [], 0
     numbers = {name: number for number, name in lines.names.items()}
     for image in images:
         if isinstance(image, str):
@@ -391,7 +404,7 @@ def _read_line(line: str, where: str, lines: Lines, numbers: dict[str, int]) -> 
         return f"{where} is not `class x y width height`: {line[:60]!r}."
     if label not in lines.names:
         return f"{where} has the class {label:g}, but {len(lines.names)} classes are named, counted from 0."
-    polygon = len(values) >= 6 and len(values) % 2 == 0 and not lines.keypoints
+    polygon = len(values) >= 6 and len(values) % 2 == 0 and not lines.boxes_first
     own = values if polygon else values[:4]
     if any(abs(value) > FARTHEST for value in own):
         return f"{where} has {max(own, key=abs):g}: the numbers must be fractions of the image's size."

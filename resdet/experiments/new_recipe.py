@@ -14,11 +14,10 @@ from resdet.config import DataFormat
 from resdet.data.build import describe
 from resdet.data.formats import FORMATS, find_format
 from resdet.data.suggest import suggest, to_source
-from resdet.data.tree import Tree
+from resdet.data.tree import Tree, split_word
 from resdet.errors import UserError
 from resdet.io import write_text
 
-TRAIN, VAL = ("trainval", "train"), ("test", "val", "valid")  # in the order in which they are preferred
 logger = logging.getLogger(__name__)
 
 
@@ -37,8 +36,8 @@ def write_recipe(
         root: folder of the data set
         output: recipe to write; None takes configs/NAME.py, with the folder's name
         format: format of the data set; detected if not given
-        train: training splits; trainval or train if not given
-        val: validation splits; test, val or valid if not given
+        train: training splits; train, or trainval, if not given
+        val: validation splits; val, valid or test if not given
         device: auto, cpu or cuda: what the recipe is for
 
     Raises UserError if the recipe exists, or the data set cannot be used.
@@ -66,14 +65,19 @@ def write_recipe(
 
 
 def choose_splits(known: Sequence[str], train: str | None, val: str | None, root: Path) -> tuple[str, str]:
-    """The splits to train and to evaluate on, of those that are `known` and where none is named."""
+    """The splits to train and to evaluate on, of those that are `known` and where none is named.
+
+    Validation data are preferred to test data, which are for the end; trainval has the images of val, and is taken
+    only where nothing is evaluated on these.
+    """
+    if val is None:
+        val = next((name for word in ("val", "test") for name in known if split_word(name) == word), None)
     if train is None:
-        held_out = (val or ("test" if "test" in known else "val")) == "test"  # else trainval would hold its images
-        train = next(
-            (name for name in TRAIN[not held_out :] if name in known), known[0] if len(known) == 1 else None
-        )
+        named = [name for name in known if split_word(name) == "train" and name != val]
+        joint = [name for name in named if "trainval" in name.casefold()]
+        apart = [name for name in named if name not in joint]
+        preferred = joint or apart if val and split_word(val) == "test" else apart or joint
+        train = preferred[0] if len(preferred) == 1 else known[0] if len(known) == 1 else None
     if train is None:
         raise UserError(f"{root} has the splits {', '.join(known) or 'none'}: choose with --train and --val.")
-    if val is None:
-        val = next((name for name in VAL if name in known and name not in train.split("+")), train)
-    return train, val
+    return train, val or train
