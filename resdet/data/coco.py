@@ -49,8 +49,8 @@ def read_coco(
         UserError: data set or file missing or damaged, a category's number that occurs twice, no usable image,
             unknown class
     """
-    tree = Tree(root)
-    parts = [_read_split(tree, split.strip(), source, classes) for split in splits.split("+")]
+    tree = Tree.of(root, source)
+    parts = [_read_split(tree, split.strip(), classes) for split in splits.split("+")]
     known = list(dict.fromkeys(name for part in parts for name in part.classes))
     for name in classes:
         if name not in known:
@@ -59,7 +59,7 @@ def read_coco(
                 f"{root}, {splits}, has no category {name!r}{f', did you mean {near[0]!r}' if near else ''}: "
                 f"name classes among its {len(known)} in data.classes."
             )
-    return assemble(parts, f"{root}, {splits},", classes, **rules)
+    return assemble(parts, tree, splits, classes, **rules)
 
 
 # Where things are
@@ -107,13 +107,9 @@ def _find_file(tree: Tree, split: str) -> Path | None:
     return next((path for path in places if path.is_file()), None) or _split_files(tree).get(split)
 
 
-def _load(tree: Tree, split: str, source: str) -> tuple[Path, dict[str, Any]]:
+def _load(tree: Tree, split: str) -> tuple[Path, dict[str, Any]]:
     path = _find_file(tree, split) if split else None
     if path is None:
-        if not tree.root.is_dir():
-            raise UserError(
-                f"The data set {tree.root} was not found; to get it: {source or 'see datasets/README.md'}."
-            )
         known = listing([str(p.relative_to(tree.root)) for p in tree.ending(".json")])
         raise UserError(
             f"Split not found: {split!r} has no {tree.root / FILES[0].format(split)}; JSON files found: {known}."
@@ -129,8 +125,8 @@ def _load(tree: Tree, split: str, source: str) -> tuple[Path, dict[str, Any]]:
         part = content.get(key) if isinstance(content, dict) else None
         if not isinstance(part, list) or not all(isinstance(item, dict) for item in part):
             raise UserError(
-                f"{path} is not a COCO instances file: it needs lists of images, annotations and categories, and has "
-                f"no list of {key}."
+                f"{path} is not a COCO instances file: it needs lists of images, annotations and categories, but "
+                f"{key} is none."
             )
     return path, content
 
@@ -179,8 +175,8 @@ def _size(item: dict[str, Any]) -> tuple[int, int] | None:
 # A file
 
 
-def _read_split(tree: Tree, split: str, source: str, classes: tuple[str, ...]) -> Found:
-    path, content = _load(tree, split, source)
+def _read_split(tree: Tree, split: str, classes: tuple[str, ...]) -> Found:
+    path, content = _load(tree, split)
     name_of, numbers, notes = _categories(path, content, classes)
     records: dict[Any, ImageRecord] = {}
     word = split_word(split) or split_word(tree.group(path))
@@ -223,11 +219,13 @@ def _categories(
         name = str(name).strip() if isinstance(name, str | int | float) else ""
         if number is None or not name:
             raise UserError(
-                f"{path}: category number {place} (counted from 0) has the id {item.get('id')!r} and the name {item.get('name')!r}: give it both."
+                f"{path}: category number {place} (counted from 0) has the id {item.get('id')!r} and the name "
+                f"{item.get('name')!r}: give it both."
             )
         if name_of.setdefault(number, name) != name:
             raise UserError(
-                f"{path} has two categories of the number {number}, {name_of[number]!r} and {name!r}: give each its own."
+                f"{path} has two categories of the number {number}, {name_of[number]!r} and {name!r}: give each "
+                "its own."
             )
     parents = {item.get("supercategory") for item in content["categories"]}
     notes = []

@@ -93,8 +93,8 @@ def find_format(root: Path) -> tuple[DataFormat, list[str]]:
     if not found:
         looks = "; ".join(f"{form.looks} ({name})" for name, form in FORMATS.items())
         raise UserError(
-            f"{root} is not a data set: among its {len(tree.files)} files, {len(tree.images)} of them images, are no "
-            f"annotations. Known are {looks}."
+            f"{root} is not a data set: it has {len(tree.files)} files, {len(tree.images)} of them images, but no "
+            f"annotations of a known format: {looks}."
         )
     if len(found) > 1:
         raise UserError(f"{root} holds {' and '.join(found)} at once: choose one with --format.")

@@ -37,11 +37,9 @@ def read_labelme(
     Raises:
         UserError: data set or split missing, no usable image, unknown class
     """
-    tree = Tree(root)
-    if not tree.root.is_dir():
-        raise UserError(f"The data set {root} was not found; to get it: {source or 'see datasets/README.md'}.")
+    tree = Tree.of(root, source)
     parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
-    return assemble(parts, f"{root}, {splits},", classes, **rules)
+    return assemble(parts, tree, splits, classes, **rules)
 
 
 def labelme_splits(tree: Tree) -> list[str]:
@@ -54,7 +52,7 @@ def _files(tree: Tree) -> list[Path]:
 
 
 def _has_shapes(path: Path) -> bool:
-    """Whether a JSON file is one of LabelMe's: by its first bytes, and the last ones, where an image may be between."""
+    """Whether a JSON file is one of LabelMe's: by its first and last bytes; an image may be between."""
     with path.open("rb") as file:
         head = file.read(HEAD)
         file.seek(max(0, path.stat().st_size - HEAD))
@@ -122,7 +120,7 @@ def _box(shape: Any) -> tuple[float, float, float, float] | None:
 
 
 def write_labelme(annotations: Annotations, root: Path, split: str, names: list[str]) -> list[Path]:
-    """Write ``SPLIT/NAME.json`` below `root` for the images of these names; returns where each image is to be put."""
+    """Write ``SPLIT/NAME.json`` below `root`, for images that get these names; returns where each is to be put."""
     folder = root / split
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):

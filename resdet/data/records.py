@@ -18,7 +18,7 @@ import numpy as np
 
 from resdet.data.annotations import Annotations
 from resdet.data.images import ImageError, ImageHeader, probe_header
-from resdet.data.tree import listing, unique_names
+from resdet.data.tree import Tree, listing, unique_names
 from resdet.errors import UserError
 
 Exif = Literal["auto", "upright", "stored"]
@@ -98,7 +98,8 @@ class LeftOut(NamedTuple):
 
 def assemble(
     parts: Sequence[Found],
-    where: str,
+    tree: Tree,
+    splits: str,
     classes: tuple[str, ...] = (),
     *,
     other_classes: OtherClasses = "error",
@@ -107,7 +108,7 @@ def assemble(
     """The arrays of all that was found.
 
     Args:
-        where: the data set, for messages
+        tree, splits: the data set, for messages
         classes: in the order of the labels; empty takes those of the data set, or else of its objects, sorted
         other_classes: "error" refuses an object of another class, "ignore" leaves it out
         exif: whether boxes are those of the upright image or of the pixels as stored; "auto" decides by the sizes
@@ -118,6 +119,9 @@ def assemble(
     records = [record for part in parts for record in part.records]
     stray = [sentence for part in parts for sentence in part.stray]
     notes = [note for part in parts for note in part.notes]
+    where = f"{tree.root}, {splits},"
+    if tree.hidden:
+        notes.append(f"{tree.hidden} hidden images in {tree.root} are not part of the data set.")
     known = _known_classes(parts)
     classes = classes or tuple(known) or tuple(sorted({name for record in records for name in record.names}))
     label_of = label_names(classes)
@@ -235,7 +239,7 @@ def _headers(records: Sequence[ImageRecord]) -> tuple[list[ImageHeader | None], 
         stated = {i: ImageHeader(*(records[i].size or (0, 0)), 1) for i in range(len(records))}
         if any(found[i] != stated[i] for i in sample):
             look([i for i in range(len(records)) if i not in found])
-        found = stated | found
+        found = {**stated, **found}
     outcomes = [found[i] for i in range(len(records))]
     headers = [outcome if isinstance(outcome, ImageHeader) else None for outcome in outcomes]
     return headers, ["" if isinstance(outcome, ImageHeader) else outcome for outcome in outcomes]
@@ -271,8 +275,8 @@ def _frames(
     notes = []
     if turned:
         notes.append(
-            f"{turned} photographs are stored on their side, and their boxes were drawn on them as stored: these are "
-            "turned upright with the image (data.exif)."
+            f"{turned} photographs are stored on their side, and annotated as they are stored: their boxes are turned "
+            "upright with them (data.exif)."
         )
     return frames, notes
 
@@ -345,8 +349,8 @@ def _known_classes(parts: Sequence[Found]) -> dict[str, int]:
         for name, number in part.classes.items():
             if known.setdefault(name, number) != number:
                 raise UserError(
-                    f"The class {name!r} has the number {known[name]} in one split and {number} in another: give it "
-                    "one number."
+                    f"The class {name!r} has the number {known[name]} in one split and {number} in another: give "
+                    "it one number."
                 )
     return dict(sorted(known.items(), key=lambda item: item[1]))
 

@@ -68,13 +68,11 @@ def read_csv(
     Raises:
         UserError: data set or split missing, no usable image, unknown class
     """
-    tree = Tree(root)
-    if not tree.root.is_dir():
-        raise UserError(f"The data set {root} was not found; to get it: {source or 'see datasets/README.md'}.")
+    tree = Tree.of(root, source)
     parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
     if len({part.fractions for part in parts}) > 1:
         raise UserError(f"{root}, {splits}: one table has pixels and another fractions; read them apart.")
-    return assemble(parts, f"{root}, {splits},", classes, **rules)
+    return assemble(parts, tree, splits, classes, **rules)
 
 
 def csv_splits(tree: Tree) -> list[str]:

@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, without blanks at their ends. Raises UserError as `read_text`."""
+    """The lines of a text file that are not blank, without blanks at their ends. Raises UserError."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip("\x1a \t")]
 
 

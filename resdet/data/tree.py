@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from resdet.data.images import is_image_name
+from resdet.errors import UserError
 
 LEFTOVERS = ("__macosx", "@eadir", "$recycle.bin", "lost+found")  # folders of operating systems, without a dot
 # What folders are called that separate images from annotations: they do not tell one image from another.
@@ -26,9 +27,11 @@ SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 ALL = "all"  # the name of the only split, where nothing is split
 
 
-def split_word(part: str) -> str:
-    """train, val or test, where the name of a folder says so: `valid`, `train2017`, `Test`; else nothing."""
-    return SPLIT_OF.get(part.casefold().strip("_-0123456789 "), "")
+def split_word(name: str) -> str:
+    """train, val or test, where a name says so: `valid`, `train2017`, `lvis_v1_train`, `Test`; else nothing."""
+    words = [word.strip("0123456789 ") for word in re.split(r"[-_.]", name.casefold().strip("-_. "))]
+    words = [word for word in words if word]
+    return next((SPLIT_OF[word] for word in (words[-1:] + words[:1]) if word in SPLIT_OF), "")
 
 
 def split_words(parts: Iterable[str]) -> set[str]:
@@ -41,6 +44,13 @@ class Tree:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+
+    @classmethod
+    def of(cls, root: str | Path, source: str) -> Tree:
+        """The folder of a data set. Raises UserError, which says that it comes from `source`, if there is none."""
+        if not Path(root).is_dir():
+            raise UserError(f"The data set {root} was not found; to get it: {source or 'see datasets/README.md'}.")
+        return cls(root)
 
     @cached_property
     def _walked(self) -> tuple[list[Path], int]:

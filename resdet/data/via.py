@@ -36,11 +36,9 @@ def read_via(
     Raises:
         UserError: data set or split missing, no usable image, unknown class
     """
-    tree = Tree(root)
-    if not tree.root.is_dir():
-        raise UserError(f"The data set {root} was not found; to get it: {source or 'see datasets/README.md'}.")
+    tree = Tree.of(root, source)
     parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
-    return assemble(parts, f"{root}, {splits},", classes, **rules)
+    return assemble(parts, tree, splits, classes, **rules)
 
 
 def via_splits(tree: Tree) -> list[str]:

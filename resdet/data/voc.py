@@ -39,7 +39,7 @@ def read_voc(
 
     Args:
         root: folder of the data set
-        splits: names joined by "+", as `voc_splits` gives them; ``2007_test`` is the list test of the folder VOC2007
+        splits: names joined by "+", as `voc_splits` gives them; ``2007_test`` is the list test of VOC2007
         classes: in the order of the labels; empty takes all that the annotations hold, sorted
         source: where the data set comes from, for the message when it is missing
         rules: `other_classes` and `exif`, as in `assemble`
@@ -49,14 +49,14 @@ def read_voc(
     """
     tree = Tree(root)
     parts = [_read_split(tree, split.strip(), source) for split in splits.split("+")]
-    return assemble(parts, f"{root}, {splits},", classes, **rules)
+    return assemble(parts, tree, splits, classes, **rules)
 
 
 # Where things are
 
 
 def voc_splits(tree: Tree) -> list[str]:
-    """The lists of images that are not of one class, those of VOC2007 as 2007_train; or else the folders' splits."""
+    """The lists of images that are not of one class, those of VOC2007 as 2007_train; or else the folders."""
     names = []
     for prefix, folder in _folders(tree.root):
         stems = [path.stem for path in sorted((folder / "ImageSets" / "Main").glob("*.txt"))]
@@ -211,7 +211,7 @@ def _add_object(record: ImageRecord, element: Element, number: int) -> None:
 
 
 def _corners(element: Element) -> list[float] | None:
-    """x1, y1, x2, y2 of an object's box, or around its polygon. VOC's corners are 1-based pixels, both inclusive."""
+    """x1, y1, x2, y2 of an object's box, whose corners are 1-based pixels, both inclusive; or around its polygon."""
     found = element.find("bndbox")
     values = (
         [found.findtext(k) or found.get(k) or "" for k in ("xmin", "ymin", "xmax", "ymax")]

@@ -42,8 +42,8 @@ def read_yolo(
     """Read the images of `splits`, and the objects in the text file of each.
 
     A line is ``class x y width height``, the box's center and size as fractions of the image's width and height. A
-    longer one is a polygon, ``class x1 y1 x2 y2 …``, or a box and keypoints, of which the box is taken: `Lines` says
-    which. An image without a text file shows no object; if none has one, that is an error. What cannot be used is
+    longer one is a polygon, ``class x1 y1 x2 y2 …``, or a box and keypoints, of which the box is taken (`Lines` says
+    which). An image without a text file shows no object; if none has one, that is an error. What cannot be used is
     left out; `skipped` of the result says what and why.
 
     Args:
@@ -56,9 +56,7 @@ def read_yolo(
     Raises:
         UserError: data set or split missing, no text file, no usable image, unknown class
     """
-    tree = Tree(root)
-    if not tree.root.is_dir():
-        raise UserError(f"The data set {root} was not found; to get it: {source or 'see datasets/README.md'}.")
+    tree = Tree.of(root, source)
     description = read_description(tree.root)
     names = class_names(tree, description)
     partners = Partners(tree, _label_files(tree))
@@ -72,12 +70,12 @@ def read_yolo(
     if not files:
         where = listing([name for name, _ in wanted])
         raise UserError(
-            f"No image of {root}, {where}, has a text file of labels: put labels/…/NAME.txt beside images/…/NAME.jpg."
+            f"No image of {root}, {where}, has a text file of labels: images/…/NAME.jpg needs labels/…/NAME.txt."
         )
     lines = Lines.of(files, names, description)
     parts = [_read_split(tree, name, images, partners, lines) for name, images in wanted]
     parts[0].notes = lines.notes + parts[0].notes
-    return assemble(parts, f"{root}, {splits},", classes, **rules)
+    return assemble(parts, tree, splits, classes, **rules)
 
 
 # Where things are
@@ -110,7 +108,7 @@ def _group(tree: Tree, image: Path) -> str:
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """What data.yaml, or darknet's obj.data, says: texts, lists and dictionaries of texts. Empty if there is none."""
+    """What data.yaml, or darknet's obj.data, says, in texts, lists and dictionaries; empty if there is none."""
     files = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
     for file in files:
         content = _read_yaml(file)
@@ -212,8 +210,8 @@ def _images(tree: Tree, split: str, description: dict[str, Any]) -> list[Path | 
             return list(own)
         if folder is None:
             raise UserError(
-                f"Split not found: {split!r} of {tree.root} has neither data.yaml nor {tree.root / 'images' / split}; "
-                f"splits found: {listing(yolo_splits(tree))}."
+                f"Split not found: {split!r} of {tree.root} is not in data.yaml, and no folder "
+                f"{tree.root / 'images' / split}; splits found: {listing(yolo_splits(tree))}."
             )
         places = [folder]
     images = [image for place in places for image in _images_at(tree, place, split)]
@@ -263,8 +261,8 @@ class Lines(NamedTuple):
         if not names:
             names = {label: f"class_{label}" for label in range(max(labels, default=0) + 1)}
             notes.append(
-                "Nothing names the classes: they are called by their numbers, class_0 and so on; write classes.txt, a "
-                "name a line, or data.yaml with `names: [first, second]`."
+                "Nothing names the classes, so they are called class_0, class_1 and so on: write classes.txt, a name "
+                "a line, or data.yaml with `names: [first, second]`."
             )
         elif labels and 0 not in labels and max(labels) == len(names) and list(names) == list(range(len(names))):
             raise UserError(
