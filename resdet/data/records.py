@@ -275,7 +275,7 @@ def _frames(
     notes = []
     if turned:
         notes.append(
-            f"{turned} photographs are stored on their side, and annotated as they are stored: their boxes are turned "
+            f"{turned} photographs are stored on their side and annotated as stored: their boxes are turned "
             "upright with them (data.exif)."
         )
     return frames, notes

@@ -211,7 +211,7 @@ def _add_object(record: ImageRecord, element: Element, number: int) -> None:
 
 
 def _corners(element: Element) -> list[float] | None:
-    """x1, y1, x2, y2 of an object's box, whose corners are 1-based pixels, both inclusive; or around its polygon."""
+    """x1, y1, x2, y2 of an object's box, in 1-based pixels, both inclusive; or around its polygon."""
     found = element.find("bndbox")
     values = (
         [found.findtext(k) or found.get(k) or "" for k in ("xmin", "ymin", "xmax", "ymax")]

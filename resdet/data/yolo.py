@@ -42,8 +42,7 @@ def read_yolo(
     """Read the images of `splits`, and the objects in the text file of each.
 
     A line is ``class x y width height``, the box's center and size as fractions of the image's width and height. A
-    longer one is a polygon, ``class x1 y1 x2 y2 …``, or a box and keypoints, of which the box is taken (`Lines` says
-    which). An image without a text file shows no object; if none has one, that is an error. What cannot be used is
+    longer one is a polygon, ``class x1 y1 x2 y2 …``, or a box and keypoints, of which the box is taken (`Lines`). An image without a text file shows no object; if none has one, that is an error. What cannot be used is
     left out; `skipped` of the result says what and why.
 
     Args:
@@ -261,7 +260,7 @@ class Lines(NamedTuple):
         if not names:
             names = {label: f"class_{label}" for label in range(max(labels, default=0) + 1)}
             notes.append(
-                "Nothing names the classes, so they are called class_0, class_1 and so on: write classes.txt, a name "
+                "Nothing names the classes, so they are called class_0, class_1 …: write classes.txt, a name "
                 "a line, or data.yaml with `names: [first, second]`."
             )
         elif labels and 0 not in labels and max(labels) == len(names) and list(names) == list(range(len(names))):
