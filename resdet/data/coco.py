@@ -28,6 +28,7 @@ FOLDERS = ("{}", "images/{}", "images", "{}/images", "data")
 # What files are called that say nothing of their split.
 PLAIN = ("_annotations.coco", "annotations", "labels", "result", "coco", "instances", "instances_default", "data")
 HEAD = 1 << 16  # bytes in which a file shows what it is
+NUMBERS = {int, float}
 
 
 def read_coco(
@@ -266,13 +267,13 @@ def _files(tree: Tree, split: str, path: Path, items: Sequence[dict[str, Any]], 
     files: list[Path | None] = []
     for item in items:
         file_name = _file_name(item).replace("\\", "/")
-        near = next((folder for folder in folders if file_name and (folder / file_name).is_file()), None)
-        if near:
-            folders.remove(near)
-            folders.insert(0, near)
-        files.append(
-            near / file_name if near else tree.image(file_name, path.parent, word or split) if file_name else None
-        )
+        for number, folder in enumerate(folders if file_name else []):
+            if (file := folder / file_name).is_file():
+                files.append(file)
+                folders.insert(0, folders.pop(number))
+                break
+        else:
+            files.append(tree.image(file_name, path.parent, word or split) if file_name else None)
     return files
 
 
@@ -311,10 +312,10 @@ def _box(item: dict[str, Any], record: ImageRecord) -> Sequence[float] | None:
     bbox = item.get("bbox")
     if isinstance(bbox, list) and len(bbox) == 1 and isinstance(bbox[0], list):
         bbox = bbox[0]
-    if isinstance(bbox, list) and len(bbox) == 4:
-        x, y, width, height = map(_number, bbox)
-        return (x, y, x + width, y + height) if math.isfinite(x + y + width + height) else None
-    return mask_box(item.get("segmentation"), record.size) if not bbox else None
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return mask_box(item.get("segmentation"), record.size) if not bbox else None
+    x, y, width, height = bbox if NUMBERS.issuperset(map(type, bbox)) else map(_number, bbox)
+    return (x, y, x + width, y + height) if abs(x + y + width + height) < 1e300 else None  # NaN is not less
 
 
 def _check_boxes(path: Path, found: Found) -> None:

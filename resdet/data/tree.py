@@ -54,7 +54,7 @@ class Tree:
 
     @cached_property
     def _walked(self) -> tuple[list[Path], int]:
-        """All files, sorted, and the number of hidden images."""
+        """All files, those of a folder in the order of their names, and the number of hidden images."""
         files: list[Path] = []
         hidden, seen = 0, set()
         for folder, below, names in os.walk(self.root, followlinks=True):
@@ -68,12 +68,12 @@ class Tree:
                 found = (Path(file) for _, _, files in os.walk(Path(folder, name)) for file in files)
                 hidden += sum(map(is_image_name, found))
             below.sort()
-            for name in names:
+            for name in sorted(names):
                 if is_hidden(name):
                     hidden += is_image_name(Path(name))
                 else:
                     files.append(Path(folder, name))
-        return sorted(files), hidden
+        return files, hidden
 
     @property
     def files(self) -> list[Path]:
@@ -82,8 +82,11 @@ class Tree:
 
     @property
     def hidden(self) -> int:
-        """How many images are hidden: in folders such as .ipynb_checkpoints, or with a dot before their name."""
-        return self._walked[1]
+        """How many images are hidden: in folders such as .ipynb_checkpoints, or with a dot before their name.
+
+        None where a format's own paths led to all files, and nobody looked for others.
+        """
+        return self._walked[1] if "_walked" in self.__dict__ else 0
 
     @cached_property
     def images(self) -> list[Path]:

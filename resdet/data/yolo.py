@@ -42,7 +42,8 @@ def read_yolo(
     """Read the images of `splits`, and the objects in the text file of each.
 
     A line is ``class x y width height``, the box's center and size as fractions of the image's width and height. A
-    longer one is a polygon, ``class x1 y1 x2 y2 …``, or a box and keypoints, of which the box is taken (`Lines`). An image without a text file shows no object; if none has one, that is an error. What cannot be used is
+    longer one is a polygon, ``class x1 y1 x2 y2 …``, or a box and keypoints, of which the box is taken (`Lines`).
+    An image without a text file shows no object; if none has one, that is an error. What cannot be used is
     left out; `skipped` of the result says what and why.
 
     Args:
