@@ -65,10 +65,14 @@ class DataConfig:
     """Shorter side of images in evaluation, in pixels (Faster R-CNN §3.3)."""
     max_side: Pixels = 1000
     """Maximum longer side of an image in pixels (Fast R-CNN §4)."""
+    augmentation: str = "none"
+    """Random changes to training images before they are resized: none, light (colors, size and position, blur,
+    noise), strong (more of these, and crops), or a JSON or YAML file that albumentations.save wrote; a box that is
+    cut is kept if 30 % of its area and 2 pixels of each side are left."""
     flip: Fraction = 0.5
-    """Probability of a horizontal flip (Fast R-CNN §2.3)."""
+    """Probability of a horizontal flip, after the augmentation (Fast R-CNN §2.3)."""
     photometric: Fraction = 0.0
-    """Probability of a random change of brightness, contrast, saturation and hue."""
+    """Probability of a random change of brightness, contrast, saturation and hue, after the augmentation."""
     group_by_aspect: bool = True
     """Whether to keep landscape and portrait images in separate batches, which saves padding."""
     workers: Workers = 2

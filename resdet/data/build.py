@@ -8,6 +8,7 @@ import numpy as np
 
 from resdet.config import DataConfig, DetConfig
 from resdet.data.annotations import Annotations
+from resdet.data.augment import read_augmentation
 from resdet.data.detection import DetectionDataset
 from resdet.data.formats import FORMATS
 from resdet.data.loader import TrainSampler, repeat_factors, test_batches, train_batches
@@ -42,7 +43,10 @@ def training_batches(annotations: Annotations, config: DetConfig, runtime: Runti
     """This process's share of the batches of step `start` and of all later steps."""
     data, solver = config.data, config.solver
     annotations = annotations if data.empty_images else annotations.without_empty()
-    transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric)
+    augmentation = read_augmentation(data.augmentation)
+    if augmentation:
+        augmentation.check(annotations.sizes)
+    transform = TrainTransform(data.short_sides, data.max_side, data.flip, data.photometric, augmentation)
     proposals = given_proposals(annotations, config, config.rpn.post_nms_topk)
     dataset = DetectionDataset(
         annotations, transform, difficult=data.difficult, unreadable="replace", proposals=proposals
