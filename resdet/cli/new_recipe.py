@@ -32,6 +32,8 @@ class Arguments:
     """Training splits, joined by "+"; defaults to trainval or train."""
     val: str | None = None
     """Validation splits, joined by "+"; defaults to test, val or valid."""
+    split_file: Path | None = None
+    """File that `resdet split` wrote, whose splits are used in place of the data set's own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that the recipe is for."""
 
@@ -46,5 +48,6 @@ def main(arguments: Arguments) -> None:
         format=arguments.format,
         train=arguments.train,
         val=arguments.val,
+        split_file=arguments.split_file,
         device=arguments.device,
     )

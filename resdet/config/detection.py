@@ -43,6 +43,9 @@ class DataConfig:
     """Training splits, joined by "+": for example 2007_trainval+2012_trainval, train2017 or train."""
     val: str = "2007_test"
     """Validation splits, written like the training splits."""
+    split_file: str = ""
+    """File that `resdet split` wrote: `train` and `val` then name its splits, and the images are those of the whole
+    data set that it lists; if empty, they name the data set's own splits."""
     classes: tuple[str, ...] = VOC_CLASSES
     """Class names in the order of the labels; if empty, all names in the training annotations, sorted."""
     other_classes: Literal["error", "ignore"] = "error"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from resdet.data.detection import DetectionDataset
 from resdet.data.formats import FORMATS
 from resdet.data.loader import TrainSampler, repeat_factors, test_batches, train_batches
 from resdet.data.proposals import Proposals, read_proposals
+from resdet.data.split_file import select_splits
 from resdet.data.transforms import TestTransform, TrainTransform
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
@@ -20,9 +23,30 @@ from resdet.types import Batch
 
 
 def read_annotations(data: DataConfig, splits: str, classes: tuple[str, ...]) -> Annotations:
-    """The images of `splits` and all that is annotated in them."""
+    """The images of `splits` and all that is annotated in them. Raises UserError if they cannot be read."""
+    if data.split_file:
+        return select_splits(read_all(data, classes), Path(data.root), Path(data.split_file), splits)
     read = FORMATS[data.format].read
     return read(data.root, splits, classes, other_classes=data.other_classes, source=data.source)
+
+
+def read_all(data: DataConfig, classes: tuple[str, ...] = ()) -> Annotations:
+    """All images of a data set, whatever its own splits; one that several list comes once.
+
+    Raises UserError if there is none.
+    """
+    form = FORMATS[data.format]
+    splits = "+".join(form.splits(Path(data.root)))
+    if not splits:
+        raise UserError(f"No images of the format {data.format} found in {data.root}; to get them: {data.source}.")
+    whole = form.read(data.root, splits, classes, other_classes=data.other_classes, source=data.source)
+    _, first, number = np.unique(whole.files, return_index=True, return_inverse=True)
+    objects = np.diff(whole.offsets)
+    differ = np.flatnonzero(objects != objects[first[number.reshape(-1)]])
+    skipped = [
+        f"{whole.file(int(place))} is listed again with other objects, which are left out." for place in differ
+    ]
+    return replace(whole.select(np.sort(first)), skipped=(*whole.skipped, *skipped))
 
 
 def describe(annotations: Annotations, splits: str) -> str:

@@ -10,9 +10,10 @@ from textwrap import fill
 
 import torch
 
-from resdet.config import DataFormat
-from resdet.data.build import describe
+from resdet.config import DataConfig, DataFormat
+from resdet.data.build import describe, read_annotations
 from resdet.data.formats import FORMATS, find_format
+from resdet.data.split_file import read_split_file
 from resdet.data.suggest import suggest, to_source
 from resdet.errors import UserError
 from resdet.io import write_text
@@ -28,6 +29,7 @@ def write_recipe(
     format: DataFormat | None = None,
     train: str | None = None,
     val: str | None = None,
+    split_file: Path | None = None,
     device: str = "auto",
 ) -> Path:
     """Write a recipe for the data set in `root`, with the reasons for what it proposes → the recipe.
@@ -38,6 +40,7 @@ def write_recipe(
         format: format of the data set; detected if not given
         train: training splits; trainval or train if not given
         val: validation splits; test, val or valid if not given
+        split_file: what `resdet split` wrote, whose splits are used in place of the data set's own
         device: auto, cpu or cuda: what the recipe is for
 
     Raises UserError if the recipe exists, or the data set cannot be used.
@@ -47,18 +50,21 @@ def write_recipe(
     if output.exists():
         raise UserError(f"{output} already exists: pass another file with --output.")
     kind = format or find_format(root)[0]
-    train, val = choose_splits(FORMATS[kind].splits(root), train, val, root)
-    training = FORMATS[kind].read(root, train, ())
+    known = list(read_split_file(split_file)) if split_file else FORMATS[kind].splits(root)
+    train, val = choose_splits(known, train, val, root)
+    data = DataConfig(format=kind, root=str(root), split_file=str(split_file or ""))  # type: ignore[arg-type]
+    training = read_annotations(data, train, ())
     logger.info(describe(training, train))
     if not len(training.boxes):
         raise UserError(f"The split {train} of {root} has no annotated objects: there is nothing to train on.")
     if val != train:
-        logger.info(describe(FORMATS[kind].read(root, val, training.classes), val))
+        logger.info(describe(read_annotations(data, val, training.classes), val))
     gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
     config, reasons = suggest(training, kind, root, train, val, gpu)
+    config = replace(config, name="", data=replace(config.data, split_file=data.split_file))
     title = f"{name}: {len(training.classes)} classes, {len(training)} training images."
     text = "\n".join([title, "", *(fill(reason, 110) for reason in reasons)])
-    write_text(output, f'"""{text}\n"""\n\n{to_source(replace(config, name=""))}')
+    write_text(output, f'"""{text}\n"""\n\n{to_source(config)}')
     logger.info(f"\n{text}\n\nWrote {output}. Check the data, then train:\n")
     logger.info(f"    resdet check-data {output}\n    resdet train-det {output}")
     return output
