@@ -21,10 +21,10 @@ from resdet.cli.arguments import HELP, parse
 from resdet.errors import UserError
 
 COMMANDS = (
-    *("train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
-    *("new-recipe", "check-data", "convert-data", "convert-weights"),
+    *("train", "train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
+    *("split", "new-recipe", "check-data", "convert-data", "convert-weights"),
 )
-ON_MAIN_ONLY = ("detect", "new-recipe", "check-data", "convert-data", "convert-weights")
+ON_MAIN_ONLY = ("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights")
 """Commands whose work processes cannot share."""
 
 

@@ -43,6 +43,9 @@ class DataConfig:
     """Training splits, joined by "+": for example 2007_trainval+2012_trainval, train2017 or train."""
     val: str = "2007_test"
     """Validation splits, written like the training splits."""
+    split_file: str = ""
+    """File that `resdet split` wrote: `train` and `val` then name its splits, and the images are those of the whole
+    data set that it lists; if empty, they name the data set's own splits."""
     classes: tuple[str, ...] = VOC_CLASSES
     """Class names in the order of the labels; if empty, all names in the training annotations, sorted."""
     other_classes: Literal["error", "ignore"] = "error"
@@ -68,10 +71,14 @@ class DataConfig:
     """Shorter side of images in evaluation, in pixels (Faster R-CNN §3.3)."""
     max_side: Pixels = 1000
     """Maximum longer side of an image in pixels (Fast R-CNN §4)."""
+    augmentation: str = "none"
+    """Random changes to training images before they are resized: none, light (colors, size and position, blur,
+    noise), strong (more of these, and crops), or a JSON or YAML file that albumentations.save wrote; a box that is
+    cut is kept if 30 % of its area and 2 pixels of each side are left."""
     flip: Fraction = 0.5
-    """Probability of a horizontal flip (Fast R-CNN §2.3)."""
+    """Probability of a horizontal flip, after the augmentation (Fast R-CNN §2.3)."""
     photometric: Fraction = 0.0
-    """Probability of a random change of brightness, contrast, saturation and hue."""
+    """Probability of a random change of brightness, contrast, saturation and hue, after the augmentation."""
     group_by_aspect: bool = True
     """Whether to keep landscape and portrait images in separate batches, which saves padding."""
     workers: Workers = 2
