@@ -5,10 +5,10 @@
     resdet train photos --dry-run
     resdet train --resume runs/photos
 
-Recognizes the format of the annotations by their content (VOC, COCO, YOLO, LabelMe, CSV, VIA; the layouts of the usual
-annotation tools), splits the photographs if they are not split, proposes a recipe with its reasons, checks the data,
-trains, and evaluates. Leaves in runs/NAME: the model, the recipe, the list of the splits, and the report (folder
-eval). The steps are commands of their own: split, new-recipe, check-data, train-det, eval-det.
+Recognizes the format of the annotations by their content (VOC, COCO, YOLO, LabelMe, CSV, VIA, in the layouts of the
+usual annotation tools), splits the photographs if they are not split, proposes a recipe with its reasons, checks
+the data, trains, and evaluates. Leaves in runs/NAME: the model, the recipe, the list of the splits, and the report
+(folder eval). The steps are commands of their own: split, new-recipe, check-data, train-det, eval-det.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def propose_recipe(
     if not chosen and pretrained is None:
         reasons.insert(
             1,
-            f"torchvision's ImageNet weights of {network} are neither cached nor can they be downloaded here: with them "
-            "the same photographs would give a better detector.",
+            f"torchvision's ImageNet weights of {network} are neither cached nor can they be downloaded here: with "
+            "them the same photographs would give a better detector.",
         )
     title = f"{name}: {len(training.classes)} classes, {len(training)} training images."
     return Proposal(config, "\n".join([title, "", *(fill(reason, 110) for reason in reasons)]))
