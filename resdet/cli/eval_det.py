@@ -9,8 +9,9 @@ the average recall of the proposals. Writes into runs/NAME/eval:
 
 - metrics.json: all of these and the confusion matrix (rows are annotated classes, columns detected ones with a
   score of at least 0.25, background last);
-- the detections as COCO's results JSON and, in voc/, as VOC's text files. Either can be scored again with
-  --detections, without a model, into runs/NAME/eval_saved;
+- the detections as COCO's results JSON and, in voc/, as VOC's text files, where a class that cannot be part of a
+  file's name is percent-encoded (Cabinet%2Fshelf). Either can be scored again with --detections, without a model,
+  into runs/NAME/eval_saved;
 - precision_recall.png, class_ap.png, confusion.png, errors.png, proposal_recall.png, and detections.png
   (annotations and detections side by side)."""
 
