@@ -316,7 +316,20 @@ def test_any_image_s_name_comes_back(tmp_path):
 
 
 def test_any_class_has_a_file_of_its_own(tmp_path):
-    names = ["cat", "Cabinet/shelf", "../up", "con", "", ".", "..", "Cat", "CAT", "x" * 999, "x" * 998, 'a:*?"<>|%\\\0']
+    names = [
+        "cat",
+        "Cabinet/shelf",
+        "../up",
+        "con",
+        "",
+        ".",
+        "..",
+        "Cat",
+        "CAT",
+        "x" * 999,
+        "x" * 998,
+        'a:*?"<>|%\\\0',
+    ]
     written = [Detections(torch.tensor([BOX]), torch.tensor([0.5]), torch.tensor([c])) for c in range(len(names))]
     write_voc_results(tmp_path / "voc", written, list(map(str, range(len(names)))), names)
     assert len(list((tmp_path / "voc").iterdir())) == len(names) and list(tmp_path.iterdir()) == [tmp_path / "voc"]

@@ -161,7 +161,7 @@ def test_other_names_are_percent_encoded(names: list[str], parts: list[str]) -> 
 
 
 def test_each_name_has_its_own_file_everywhere() -> None:
-    """Random names of few characters: distinct as macOS and Windows compare them, and reversible if not too long."""
+    """Random names of few characters: distinct as macOS and Windows compare them, and reversible if short."""
     generator = random.Random(0)
     for _ in range(300):
         size = generator.choice([2, 5, 300])

@@ -8,7 +8,7 @@ Prints VOC's and COCO's AP of each class, COCO's 12 numbers, how much AP fixing 
 the average recall of the proposals. Writes into runs/NAME/eval:
 
 - metrics.json: all of these and the confusion matrix (rows are annotated classes, columns detected ones with a
-  score of at least 0.25, background last);
+  score of at least 0.25, background last; of more than 100 classes, a list of row, column and count);
 - the detections as COCO's results JSON and, in voc/, as VOC's text files, where a class that cannot be part of a
   file's name is percent-encoded (Cabinet%2Fshelf). Either can be scored again with --detections, without a model,
   into runs/NAME/eval_saved;
