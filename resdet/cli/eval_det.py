@@ -46,6 +46,7 @@ class Arguments(DetArguments):
 def main(arguments: Arguments) -> None:
     """Evaluate, and print the tables."""
     from resdet.data.build import describe
+    from resdet.data.check import objects_per_image
     from resdet.engine.runtime import is_main
     from resdet.evaluation.report import analysis_table, class_table, coco_table
     from resdet.experiments.evaluate import evaluate, evaluate_saved
@@ -58,6 +59,12 @@ def main(arguments: Arguments) -> None:
     if found:
         print(describe(found.annotations, arguments.config.data.val))
         print(class_table(found.scores, found.annotations.classes))
-        print(coco_table(found.scores.coco.stats))
+        print(coco_table(found.scores.coco, len(found.annotations)))
+        crowded = (objects_per_image(found.annotations) > arguments.config.test.max_detections).sum()
+        if crowded and arguments.detections is None:
+            print(
+                f"{crowded:,} of {len(found.annotations):,} images have more objects than a detector finds: raise "
+                f"--test.max-detections ({arguments.config.test.max_detections}), and --test.post-nms-topk with it."
+            )
         print(analysis_table(found.analysis))
         print(f"Metrics, plots, pictures and results files are in {found.folder}.")

@@ -47,6 +47,34 @@ def check_annotations(splits: Mapping[str, Annotations]) -> list[Finding]:
     return found
 
 
+def objects_per_image(annotations: Annotations) -> np.ndarray:
+    """(M,) how many objects there are to be found in each image: those that are not difficult."""
+    return np.bincount(annotations.owners[~annotations.difficult], minlength=len(annotations))
+
+
+def check_crowds(splits: Mapping[str, Annotations], max_detections: int, coco_max_dets: int) -> list[Finding]:
+    """The images with more objects than a detector may find, or, of one class, than COCO's figures count."""
+    found = []
+    for split, part in splits.items():
+        easy, objects = ~part.difficult, objects_per_image(part)
+        for image in np.flatnonzero(objects > max_detections).tolist():
+            sentence = (
+                f"{part.file(image)} has {objects[image]:,} objects, but a detector finds at most "
+                f"{max_detections:,} in an image: raise test.max_detections, and test.post_nms_topk with it."
+            )
+            found.append(Finding("more objects than test.max_detections", split, sentence, image))
+        pairs = part.owners[easy] * len(part.classes) + part.labels[easy]
+        for pair, count in zip(*(values.tolist() for values in np.unique(pairs, return_counts=True)), strict=True):
+            image, label = divmod(pair, max(1, len(part.classes)))
+            if count > coco_max_dets:
+                sentence = (
+                    f"{part.file(image)} has {count:,} objects of {part.classes[label]!r}, but COCO's figures "
+                    f"count at most {coco_max_dets:,} detections of a class in an image: raise test.coco_max_dets."
+                )
+                found.append(Finding("more objects of a class than test.coco_max_dets", split, sentence, image))
+    return found
+
+
 def summary(findings: Sequence[Finding], shown: int) -> str:
     """A line for each kind, the most frequent first, and below it the first few sentences."""
     lines = []

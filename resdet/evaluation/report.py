@@ -46,10 +46,10 @@ def targets_of(annotations: Annotations) -> list[Target]:
     return [annotations.target(index) for index in range(len(annotations))]
 
 
-def score(detections: Sequence[Detections], annotations: Annotations) -> Scores:
+def score(detections: Sequence[Detections], annotations: Annotations, coco_max_dets: int = 100) -> Scores:
     """Score the detections of a data set, given image by image."""
     voc = evaluate_voc(detections, targets_of(annotations), len(annotations.classes))
-    return Scores(voc, evaluate_coco(detections, annotations))
+    return Scores(voc, evaluate_coco(detections, annotations, max_dets=coco_max_dets))
 
 
 class Analysis(NamedTuple):
@@ -108,12 +108,18 @@ def class_table(scores: Scores, class_names: Sequence[str]) -> str:
     return "\n".join(lines + [f"({left_out})"] * bool(left_out))
 
 
-def coco_table(stats: dict[str, float]) -> str:
-    """The 12 numbers in percent: six of precision over six of recall."""
-    lines = []
+def coco_table(coco: CocoResult, images: int) -> str:
+    """The 12 numbers in percent, six of precision over six of recall, and whether their limit left objects out."""
+    lines, stats = [], coco.stats
     for names in (list(stats)[:6], list(stats)[6:]):
         lines.append("".join(f"{name:>11}" for name in names))
         lines.append("".join(f"{_percent(stats[name]):>11}" for name in names))
+    if coco.crowded:
+        lines.append(
+            f"{coco.crowded:,} of {images:,} images have more than {coco.max_dets} objects of a class, but COCO's "
+            f"figures count {coco.max_dets} detections of a class in an image; {coco.uncounted:,} detections were "
+            "not counted: raise --test.coco-max-dets, and --test.max-detections for the detector."
+        )
     return "\n".join(lines)
 
 
@@ -140,6 +146,7 @@ def metrics(scores: Scores, analysis: Analysis, annotations: Annotations) -> dic
     found: dict[str, Any] = {
         "images": len(annotations),
         **scores.figures(),
+        "coco_limit": {"max_dets": coco.max_dets, "crowded_images": coco.crowded, "uncounted": coco.uncounted},
         "errors": {
             kind: {"count": errors.counts.get(kind), "ap50_gain": gain} for kind, gain in errors.gains.items()
         },

@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 
 from resdet.data.annotations import Annotations
-from resdet.data.check import anchor_overlap, check_annotations, odd_names, resized_boxes, size_histogram
+from resdet.data.check import (
+    anchor_overlap,
+    check_annotations,
+    check_crowds,
+    odd_names,
+    resized_boxes,
+    size_histogram,
+)
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import read_image
 from resdet.data.records import ImageRecord, flatten
@@ -67,6 +74,20 @@ def test_each_kind_is_found_where_it_is() -> None:
         ("image in two splits", "train", -1, -1),
     ]
     assert "by 7 pixels" in found[2].detail and "by 20 pixels" in found[3].detail and "'cat'" in found[2].detail
+
+
+def test_images_with_more_objects_than_a_detector_finds_are_named() -> None:
+    boxes = [[0, 0, 10, number + 1] for number in range(5)]
+    data = annotations(boxes, ("a.jpg", "b.jpg"))
+    assert check_crowds({"train": data}, 5, 5) == []
+    found = check_crowds({"train": data, "val": annotations([])}, 4, 3)
+    assert [(f.kind, f.split, f.image) for f in found] == [
+        ("more objects than test.max_detections", "train", 0),
+        ("more objects of a class than test.coco_max_dets", "train", 0),
+    ]
+    assert "a.jpg has 5 objects" in found[0].detail and "5 objects of 'cat'" in found[1].detail
+    data.difficult[:2] = True
+    assert check_crowds({"train": data}, 4, 3) == []
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def test_tables() -> None:
         "----------------------------------------------------",
         "mean           3    27.27    25.00    25.25    25.25",
     ]
-    lines = report.coco_table(scores.coco.stats).splitlines()
+    lines = report.coco_table(scores.coco, 1).splitlines()
+    assert len(lines) == 4
     assert lines[1].split() == ["25.25", "25.25", "25.25", "25.25", "-", "-"]
     assert lines[2].split() == ["ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"]
     analysis = report.analyse(detections, annotations, [torch.tensor([BOX, OTHER])])
