@@ -337,7 +337,7 @@ def test_an_evaluation_leaves_its_report(
     report = recipe.parent / "runs/tiny/eval"
     assert str(report) in out
     figures = json.loads((report / "metrics.json").read_text())
-    parts = {"errors", "confusion", "proposals", "per_class"}
+    parts = {"errors", "confusion", "proposals", "per_class", "coco_limit"}
     assert set(figures) == {"images", "map07", "map", *STATS, *parts}
     assert figures["images"] == 4 and set(figures["per_class"]) == set(SHAPES_CLASSES)
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])

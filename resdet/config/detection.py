@@ -215,6 +215,9 @@ class TestConfig:
     """IoU threshold of non-maximum suppression among the detections of a class (the authors' code)."""
     max_detections: Count = 100
     """Maximum number of detections per image."""
+    coco_max_dets: Annotated[int, Range(100, 1_000_000)] = 100
+    """Maximum number of detections of a class in an image that COCO's AP and AR count (maxDets of COCO's tools; 100
+    gives the standard numbers); raise it, and `max_detections`, where images hold more objects."""
     refine: bool = False
     """Whether to pool again from the detected boxes and merge both predictions (box refinement: He et al. 2015,
     appendix B)."""

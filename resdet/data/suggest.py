@@ -10,7 +10,7 @@ import numpy as np
 
 from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
 from resdet.data.annotations import Annotations
-from resdet.data.check import anchor_overlap, resized_boxes
+from resdet.data.check import anchor_overlap, objects_per_image, resized_boxes
 from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors
 from resdet.models.backbones.resnet import ResNetBackbone
 
@@ -74,6 +74,9 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
         solver=suggest_solver(steps, batch, pretrained),
         test=TestConfig(pre_nms_topk=1000, post_nms_topk=300 if gpu else 150, batch_size=batch, metric="ap50"),
     )
+    most = int(objects_per_image(training).max(initial=0))
+    if most > min(config.test.max_detections, config.test.coco_max_dets):
+        config = replace(config, test=for_crowds(config.test, most))
     start = "from torchvision's ImageNet weights, with conv1 and conv2_x frozen" if pretrained else "from scratch"
     passes = f"{steps * batch / len(training):.0f} times"
     reasons = [
@@ -82,11 +85,26 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
         why_anchors,
         f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",
     ]
+    if config.test.coco_max_dets > TestConfig.coco_max_dets:
+        reasons.append(f"An image has up to {most:,} objects: the limits of `test` let the detector find them all.")
     if data.val == data.train:
         reasons.append(
             f"There is no split beside {data.train}: the metrics will only show how well it is memorized."
         )
     return Suggestion(config, reasons)
+
+
+def for_crowds(test: TestConfig, most: int) -> TestConfig:
+    """`test` with limits of detections that images with up to `most` objects do not reach."""
+    limit = -(-3 * most // 200) * 100  # half as many again, in hundreds
+    regions = max(test.post_nms_topk, limit)
+    return replace(
+        test,
+        pre_nms_topk=max(test.pre_nms_topk, 3 * regions),
+        post_nms_topk=regions,
+        max_detections=limit,
+        coco_max_dets=limit,
+    )
 
 
 def suggest_depth(gpu: bool) -> Literal[18, 50]:

@@ -54,6 +54,14 @@ def test_anchors_fit_the_objects(side: float, aspect: float) -> None:
     assert len(ratios) == (5 if aspect == 4 else 3) and f"{scales[0]:g}" in reason
 
 
+@pytest.mark.parametrize(("count", "limit"), [(100, 100), (101, 200), (1500, 2300)])
+def test_crowds_may_be_found(count: int, limit: int) -> None:
+    suggestion = suggest(squares(20, count=count), "yolo", Path("x"), "train", "val", gpu=False)
+    test = suggestion.config.test
+    assert test.max_detections == test.coco_max_dets == limit and test.pre_nms_topk > test.post_nms_topk >= limit
+    assert any(f"up to {count:,} objects" in reason for reason in suggestion.reasons) == (count > 100)
+
+
 @pytest.mark.parametrize("gpu", [True, False])
 def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> None:
     suggestion = suggest(squares(60), "yolo", Path("it's/here"), "train", "train", gpu)
