@@ -21,6 +21,7 @@ import tyro
 
 from resdet.cli.arguments import DetArguments, TrainArguments
 from resdet.config import DetConfig
+from resdet.errors import UserError
 
 if TYPE_CHECKING:
     from resdet.experiments.photos import Plan
@@ -39,7 +40,9 @@ class Arguments(DetArguments, TrainArguments[DetConfig]):
 
     def base(self) -> DetConfig:
         """The proposed recipe, or the config of the run to resume. Raises UserError if there is neither."""
-        if self.resume is not None or not self.recipe:
+        if self.resume is None and not self.recipe:
+            raise UserError("PHOTOS missing: pass the folder of your photographs, or a zip or tar archive.")
+        if self.resume is not None:
             return super().base()
         folder = self.run
         return replace(self.plan().proposal.config, name=folder.name, runs=str(folder.parent))

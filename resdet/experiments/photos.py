@@ -70,6 +70,8 @@ def plan(photos: Path, run: Path, device: str = "auto", pretrained: bool | None 
     else:
         training = read_annotations(data, train, ())
         logger.info(describe(training, train))
+        if set(read_annotations(data, val, ()).classes) - set(training.classes):
+            data = replace(data, other_classes="ignore")  # what is not trained on cannot be found
         logger.info(describe(read_annotations(data, val, training.classes), val))
     proposal = propose_recipe(photos.name, data, training, device, pretrained)
     test = next((name for name in known if split_word(name) == "test" and name != val and not splits), "")
@@ -111,8 +113,8 @@ def train_photos(config: DetConfig, made: Plan | None, resume: bool = False) -> 
                 f"These are the images of {config.data.val}, by which the best checkpoint was chosen: on new ones "
                 "expect a little less."
             )
-        logger.info(f"Model: {folder / 'model.safetensors'}; report: {found.folder}; recipe: {folder / RECIPE}.")
-        logger.info(f"Detect with it:\n\n    resdet detect PHOTOS --weights {folder} --output detections")
+        logger.info(f"The report is {found.folder / 'report.html'}, the recipe {folder / RECIPE}.")
+        logger.info(f"Detect with the model:\n\n    resdet detect PHOTOS --weights {folder} --output detections")
     return folder
 
 
@@ -121,8 +123,8 @@ def write_plan(made: Plan, config: DetConfig) -> None:
     folder = run_folder(config)
     if (folder / "state.pt").exists() or (folder / "model.safetensors").exists():
         raise UserError(
-            f"{folder} already holds a training run: continue it with --resume {folder}, choose another --name, or "
-            "delete it."
+            f"{folder} already holds a training run: continue it with --resume {folder}, choose another --name, "
+            "or delete it."
         )
     folder.mkdir(parents=True, exist_ok=True)
     if made.splits:
