@@ -56,9 +56,9 @@ def write_page(folder: Path, title: str, scores: Scores, classes: Sequence[str],
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <p class="big">AP50 {_percent(coco.stats["ap50"])}</p>
-<p class="note">{images:,} images, {int(voc.positives.sum()):,} objects, figures in percent. AP50 counts a box as right
-if it overlaps an object of its class with an IoU of 0.5 or more; AP is the mean over IoUs from 0.5 to 0.95 (COCO); VOC
-is the area under the curve of precision and recall (PASCAL VOC). metrics.json has all figures.</p>
+<p class="note">{images:,} images, {int(voc.positives.sum()):,} objects, figures in percent. AP50 counts a box as
+right if it overlaps an object of its class with an IoU of 0.5 or more; AP is the mean over IoUs from 0.5 to 0.95
+(COCO); VOC is the area under the curve of precision and recall (PASCAL VOC). metrics.json has all figures.</p>
 <table><tr><th>class</th><th>objects</th><th>AP50</th><th>AP</th><th>VOC</th></tr>
 {cells}
 </table>

@@ -36,8 +36,6 @@ class Plan(NamedTuple):
     proposal: Proposal
     splits: Mapping[str, Sequence[str]]
     """paths of the images of each split, where the photographs had none"""
-    test: str
-    """split that nothing is chosen by, if there is one"""
 
 
 @cache
@@ -61,6 +59,7 @@ def plan(photos: Path, run: Path, device: str = "auto", pretrained: bool | None 
     train, val = choose_splits(known, None, None, root)
     data = DataConfig(format=kind, root=str(root), train=train, val=val)
     splits: dict[str, list[str]] = {}
+    test = test_split(known, train, val)
     if val == train:
         whole = read_all(data)
         splits = make_splits(whole, root)
@@ -70,13 +69,13 @@ def plan(photos: Path, run: Path, device: str = "auto", pretrained: bool | None 
     else:
         training = read_annotations(data, train, ())
         logger.info(describe(training, train))
-        if set(read_annotations(data, val, ()).classes) - set(training.classes):
+        held_out = "+".join([val, *([test] if test else [])])
+        if set(read_annotations(data, held_out, ()).classes) - set(training.classes):
             data = replace(data, other_classes="ignore")  # what is not trained on cannot be found
         logger.info(describe(read_annotations(data, val, training.classes), val))
     proposal = propose_recipe(photos.name, data, training, device, pretrained)
-    test = next((name for name in known if split_word(name) == "test" and name != val and not splits), "")
     logger.info(f"\n{proposal.text}\n")
-    return Plan(proposal, splits, test)
+    return Plan(proposal, splits)
 
 
 def only_folder(root: Path) -> Path:
@@ -104,13 +103,15 @@ def train_photos(config: DetConfig, made: Plan | None, resume: bool = False) -> 
         report = runtimes.from_main(lambda: summarize(check_data(config)))
         logger.info(report)
     train(config, resume)
-    test = runtimes.from_main(lambda: test_split(config))
-    found = evaluate(replace(config, data=replace(config.data, val=test or config.data.val)), str(folder))
+    data = config.data
+    known = [] if data.split_file else runtimes.from_main(lambda: find_format(Path(data.root))[1])
+    test = test_split(known, data.train, data.val)
+    found = evaluate(replace(config, data=replace(data, val=test or data.val)), str(folder))
     if found:
         logger.info(f"\n{class_table(found.scores, found.annotations.classes)}\n")
         if not test:
             logger.info(
-                f"These are the images of {config.data.val}, by which the best checkpoint was chosen: on new ones "
+                f"These are the images of {data.val}, by which the best checkpoint was chosen: on new ones "
                 "expect a little less."
             )
         logger.info(f"The report is {found.folder / 'report.html'}, the recipe {folder / RECIPE}.")
@@ -132,10 +133,7 @@ def write_plan(made: Plan, config: DetConfig) -> None:
     write_text(folder / RECIPE, made.proposal.source(config))
 
 
-def test_split(config: DetConfig) -> str:
-    """The data set's own split of images that nothing was chosen by; nothing if there is none."""
-    if config.data.split_file:
-        return ""
-    known = find_format(Path(config.data.root))[1]
-    used = (*config.data.train.split("+"), *config.data.val.split("+"))
+def test_split(known: Sequence[str], train: str, val: str) -> str:
+    """The split of images that nothing is chosen by; nothing if there is none."""
+    used = {*train.split("+"), *val.split("+")}
     return next((name for name in known if split_word(name) == "test" and name not in used), "")
