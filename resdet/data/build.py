@@ -67,10 +67,21 @@ def with_skipped(line: str, kind: str, skipped: Sequence[str]) -> str:
     return "\n  ".join([f"{line}; {len(skipped)} {kind} skipped:", *skipped[:5], *more])
 
 
+def training_images(annotations: Annotations, data: DataConfig) -> Annotations:
+    """Those of the images that are trained on. Raises UserError if there is none."""
+    kept = annotations if data.empty_images else annotations.without_empty()
+    if not len(kept):
+        raise UserError(
+            f"None of the {len(annotations)} images of {data.train} has objects to train on, and "
+            "--data.no-empty-images leaves out all others: annotate some, or drop this option."
+        )
+    return kept
+
+
 def training_batches(annotations: Annotations, config: DetConfig, runtime: Runtime, start: int) -> Iterator[Batch]:
     """This process's share of the batches of step `start` and of all later steps."""
     data, solver = config.data, config.solver
-    annotations = annotations if data.empty_images else annotations.without_empty()
+    annotations = training_images(annotations, data)
     augmentation = read_augmentation(data.augmentation)
     if augmentation:
         augmentation.check(annotations.sizes)

@@ -13,7 +13,13 @@ from torch import nn
 
 from resdet.config import DetConfig
 from resdet.data.annotations import Annotations
-from resdet.data.build import describe, read_annotations, training_batches, validation_batches
+from resdet.data.build import (
+    describe,
+    read_annotations,
+    training_batches,
+    training_images,
+    validation_batches,
+)
 from resdet.data.check import check_annotations, check_crowds, summary
 from resdet.engine.log import read_metrics
 from resdet.engine.runtime import Runtime, from_main
@@ -99,6 +105,7 @@ def detection_task(config: DetConfig, runtime: Runtime, resume: bool) -> Detecti
     validation = read_annotations(config.data, config.data.val, training.classes)
     logger.info(describe(training, config.data.train))
     logger.info(describe(validation, config.data.val))
+    training_images(training, config.data)
     if runtime.is_main:
         _report_findings(training, validation, config)
 

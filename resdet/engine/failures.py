@@ -1,0 +1,38 @@
+"""Failures of the machine, not of the program, in a sentence with the remedy."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+_NO_MEMORY = re.compile(
+    r"can.?t allocate|cannot allocate|unable to allocate|failed to allocate|bad_?alloc|out of memory"
+    r"|insufficient memory|ALLOC_FAILED",
+    re.IGNORECASE,
+)
+_AMOUNT = re.compile(
+    r"(?:tried to allocate|unable to allocate|failed to allocate)\D{0,4}([\d.]+ ?\w+)", re.IGNORECASE
+)
+
+
+def explain(error: BaseException) -> str:
+    """What to tell a user of an error for want of memory, files or processes, and nothing of any other."""
+    text = str(error)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(text):
+        amount = _AMOUNT.search(text)
+        return (
+            f"Memory ran out{f' (for {amount.group(1)} more)' if amount else ''}: use smaller images "
+            "(data.short_sides, data.test_short_side, data.max_side; data.size of a classifier), smaller batches "
+            "(solver.batch_size, or parts of them with solver.accumulate; test.batch_size), or fewer data.workers."
+        )
+    if "DataLoader worker" in text and isinstance(error, RuntimeError):
+        how = re.search(r"killed by signal: \w+", text)
+        return (
+            f"A data loading process died{f' ({how.group()})' if how else ''}, most likely because memory ran out: "
+            "use fewer data.workers (0 loads images in the training process), or smaller batches."
+        )
+    if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text or "ancdata" in text:
+        return "Too many files are open: raise the limit with `ulimit -n 65536`, or use fewer data.workers."
+    if isinstance(error, RuntimeError) and "start new thread" in text:
+        return "No more threads can be started: raise the limit with `ulimit -u`, or use fewer data.workers."
+    return ""
