@@ -57,12 +57,15 @@ def split_data(
     Raises UserError if the data set cannot be read or split, or the file not be written.
     """
     if not (val > 0 and test >= 0 and val + test < 1):
-        raise UserError(f"The shares --val {val} and --test {test} must be positive, and together less than 1.")
+        raise UserError(
+            f"--val {val} and --test {test} must be shares of more than 0 (or --test 0), less than 1 together."
+        )
+    kind = format or find_format(root)[0]
     output = output or root / "splits.json"
     folder = next((part for part in output.absolute().parents if part.exists()), Path("/"))
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} is not writable: pass another file with --output.")
-    whole = read_all(DataConfig(format=format or find_format(root)[0], root=str(root)))
+    whole = read_all(DataConfig(format=kind, root=str(root)))
     splits = make_splits(whole, root, val, test)
     for sentence in moved(output, splits):
         logger.info(sentence)
@@ -83,13 +86,12 @@ def make_splits(whole: Annotations, root: Path, val: float = 0.2, test: float = 
 
     Raises UserError if there are too few images.
     """
-    names = NAMES if test else NAMES[:2]
     logger.info(describe(whole, str(root)))
     annotations, groups, unreadable = look(whole)
-    count = int(groups.max(initial=-1)) + 1
-    logger.info(with_skipped(f"{len(annotations)} images, {count} of them independent", "images", unreadable))
-    if count < len(names):
-        raise UserError(f"{root} has {count} independent images, too few for {len(names)} splits: add some.")
+    independent, names = len(np.unique(groups)), NAMES if test else NAMES[:2]
+    logger.info(with_skipped(f"{len(annotations)} images, {independent} of them independent", "images", unreadable))
+    if independent < len(names):
+        raise UserError(f"{root} has {independent} independent images, too few for {len(names)} splits: add some.")
     parts = split_images(groups, annotations.owners, annotations.labels, val, test)
     logger.info(f"\n{table(annotations, parts, names)}\n")
     for sentence in absent(annotations, groups, parts, names):
