@@ -21,7 +21,7 @@ UTF8 = 0x800  # the flag of a zip archive's names that are UTF-8; others are of 
 def unpack(archive: Path) -> Path:
     """Unpack an archive into a folder of its name beside it, unless it is there → the folder.
 
-    Raises UserError for a file that is no archive or is damaged, and if there is no room for its content.
+    Raises UserError for a file that is not an archive or is damaged, and if there is no room for its content.
     """
     name = next((archive.name[: -len(s)] for s in SUFFIXES[::-1] if archive.name.lower().endswith(s)), "")
     is_zip = zipfile.is_zipfile(archive)

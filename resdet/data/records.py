@@ -387,5 +387,5 @@ def _ids(records: Sequence[ImageRecord], files: Sequence[str]) -> list[str]:
 
 
 def _id(name: str) -> bytes:
-    """As UTF-8; bytes of a file's name that are no text as \\xNN."""
+    """As UTF-8; bytes of a file's name that are not text as \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode()

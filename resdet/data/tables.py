@@ -56,7 +56,7 @@ def read_csv(
     """Read the images and boxes in the tables of `splits`.
 
     The names of the columns say what they hold: `COLUMNS` lists those that are known. Boxes that all lie between 0
-    and 1 are fractions of the image's size, as Open Images has them. Images without a row are no part of it.
+    and 1 are fractions of the image's size, as Open Images has them. Images without a row are not part of it.
 
     Args:
         root: folder of the data set

@@ -31,7 +31,7 @@ def read_lines(path: Path) -> list[str]:
 def decode(data: bytes) -> str:
     """Bytes as text: as their mark says, else UTF-8, else Chinese (GB 18030) or Western (Windows 1252) letters.
 
-    Raises UnicodeError for bytes that are no text.
+    Raises UnicodeError for bytes that are not text.
     """
     for mark, encoding in MARKS:
         if data.startswith(mark):

@@ -24,7 +24,7 @@ HEAD = 1 << 16
 def read_via(
     root: str | Path, splits: str, classes: tuple[str, ...] = (), *, source: str = "", **rules: Any
 ) -> Annotations:
-    """Read the images and regions of `splits`; of regions that are no rectangles, the boxes around them.
+    """Read the images and regions of `splits`; of regions that are not rectangles, the boxes around them.
 
     Args:
         root: folder of the data set
