@@ -210,8 +210,8 @@ def _categories(
 ) -> tuple[dict[Any, str], dict[str, int], list[str]]:
     """Number → name of each category; name → number of those that are classes; what to tell.
 
-    Roboflow's root category, which has no objects and only says what the others are, is not a class; nor is a second
-    category of one name.
+    Roboflow's root category, which has no objects and only says what the others are, is not a class, nor is a
+    second category of one name.
     """
     used = Counter(_key(item.get("category_id")) for item in content["annotations"])
     name_of: dict[Any, str] = {}

@@ -128,7 +128,7 @@ def _has_split_column(path: Path) -> bool:
 
 
 def _read_table(path: Path, most: int | None = None) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table, with their lines; none if it is no table of boxes."""
+    """The rows of a table, with their lines; none if it is not a table of boxes."""
     rows = _rows(path, most)
     if not rows:
         return []
