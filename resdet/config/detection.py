@@ -236,7 +236,7 @@ class TestConfig:
     """Run folders or weights files of additional detectors of the same classes: their proposals are pooled, and
     their predictions averaged (He et al. 2015, appendix B)."""
     batch_size: BatchSize = 1
-    """Number of images in an evaluation batch of each process."""
+    """Largest number of images in an evaluation batch of each process; only images of one size share a batch."""
     metric: Literal["map07", "map", "ap", "ap50"] = "map07"
     """Metric that selects the best checkpoint: VOC2007's 11-point mAP, VOC's area under the curve, or COCO's AP or
     AP50."""

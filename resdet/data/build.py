@@ -16,7 +16,7 @@ from resdet.data.formats import FORMATS
 from resdet.data.loader import TrainSampler, repeat_factors, test_batches, train_batches
 from resdet.data.proposals import Proposals, read_proposals
 from resdet.data.split_file import read_split_file, select_splits
-from resdet.data.transforms import TestTransform, TrainTransform
+from resdet.data.transforms import TestTransform, TrainTransform, fit_size
 from resdet.data.tree import Tree
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
@@ -115,7 +115,10 @@ def validation_batches(annotations: Annotations, config: DetConfig, runtime: Run
         annotations, transform, difficult=data.difficult, unreadable="refuse", proposals=proposals
     )
     pin = runtime.device.type == "cuda"
-    return test_batches(dataset, config.test.batch_size, runtime.rank, runtime.world, data.workers, pin)
+    sizes = [
+        fit_size(height, width, data.test_short_side, data.max_side) for height, width in annotations.sizes.tolist()
+    ]
+    return test_batches(dataset, config.test.batch_size, runtime.rank, runtime.world, data.workers, pin, sizes)
 
 
 def given_proposals(annotations: Annotations, config: DetConfig, most: int) -> Proposals | None:

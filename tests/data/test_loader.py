@@ -351,8 +351,9 @@ def test_the_config_becomes_batches(config: DetConfig) -> None:
     assert len(batches) == 3 * 2 and all(len(batch.names) == 2 for batch in batches)
     assert all(batch.sizes.min() <= 40 and batch.sizes.max() <= 60 for batch in batches)
     batches = list(build.validation_batches(validation, config, runtime))
-    assert [batch.indices for batch in batches] == [[0, 1, 2], [3]]
+    assert [batch.indices for batch in batches] == [[0], [1, 3], [2]], "images of one size, up to three"
     for batch in batches:
+        assert (batch.sizes == torch.tensor(batch.images.shape[2:])).all(), "nothing is padded"
         for name, size in zip(batch.names, batch.original_sizes.tolist(), strict=True):
             assert read_image(name).shape[:2] == tuple(size)
 
