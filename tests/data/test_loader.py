@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, SolverConfig
 from resdet.data import build, detection, loader
@@ -23,6 +28,7 @@ from resdet.data.records import ImageRecord, flatten
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
 from resdet.data.transforms import TrainTransform
 from resdet.data.voc import read_voc
+from resdet.engine.failures import explain
 from resdet.engine.runtime import Runtime
 from resdet.types import Batch, Target
 
@@ -166,6 +172,63 @@ def test_workers_do_not_change_the_evaluation(annotations: Annotations) -> None:
     alone, two = (list(loader.test_batches(data, 3, 0, 1, workers, pin=False)) for workers in (0, 2))
     for a, b in zip(alone, two, strict=True):
         assert_batches_equal(a, b)
+
+
+def test_batches_pass_through_pipes_where_shared_memory_is_full(
+    annotations: Annotations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in Docker, where it has 64 MB."""
+
+    def full(tensor: Tensor) -> None:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        )
+
+    loader._report_pipes.cache_clear()
+    monkeypatch.setattr(Tensor, "share_memory_", full)  # in the workers too, which are forked
+    data = dataset(annotations)
+    for a, b in zip(train(data, 0), train(data, 2), strict=True):
+        assert_batches_equal(a, b)
+    (record,) = caplog.records
+    assert "too small for the batches" in record.getMessage() and "--shm-size" in record.getMessage()
+
+
+class Failing(loader.ImageDataset):
+    """Its first image makes the process that reads it fail, as `how` says."""
+
+    def __init__(self, how: Callable[[], Any]) -> None:
+        super().__init__(4, "refuse")
+        self.how = how
+
+    def load(self, index: int, seed: int) -> Any:
+        """Fail, or return the index."""
+        return self.how() if index == 0 else index
+
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
+        """The first sample."""
+        return samples[0]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda: os.kill(os.getpid(), signal.SIGKILL),  # as the kernel does when memory runs out
+        lambda: os._exit(3),
+        lambda: threading.Lock(),  # cannot be sent to another process
+    ],
+    ids=["killed", "ended", "unsendable"],
+)
+def test_a_worker_that_dies_ends_the_reading(how: Callable[[], Any]) -> None:
+    with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
+        list(loader.test_batches(Failing(how), 1, 0, 1, 2, pin=False))
+    assert "data.workers" in explain(caught.value)
+
+
+def test_ctrl_c_does_not_end_a_worker() -> None:
+    """The whole terminal receives it; what it means is for the training process to decide."""
+    batches = loader.test_batches(Failing(lambda: os.kill(os.getpid(), signal.SIGINT)), 1, 0, 1, 1, pin=False)
+    assert list(batches) == [None, 1, 2, 3]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 11])
