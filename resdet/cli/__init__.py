@@ -32,7 +32,7 @@ TRAINING = ("train-det", "train-cls", "alternate", "study")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand; an error that a user can mend becomes one line on standard error and exit status 1."""
+    """Run a subcommand; an error that a user can fix becomes one line on standard error and exit status 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else ""
     with output(is_needed=name not in TRAINING or bool(set(arguments) & set(HELP))):
