@@ -27,7 +27,7 @@ COMMANDS = (
 )
 ON_MAIN_ONLY = ("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights")
 """Commands whose work processes cannot share."""
-TRAINING = ("train-det", "train-cls", "alternate", "study")
+TRAINING = ("train", "train-det", "train-cls", "alternate", "study")
 """Commands that go on when nobody reads what they print: their results are in files, after hours of work."""
 
 
