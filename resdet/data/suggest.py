@@ -85,7 +85,7 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
         f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",
     ]
     if val == train:
-        reasons.append(f"There is no split beside {train}: the metrics will only show how well it is memorized.")
+        reasons.append(f"The data set has only the split {train}: the metrics will show how well it is memorized.")
     return Suggestion(config, reasons)
 
 

@@ -56,7 +56,7 @@ def read_csv(
     """Read the images and boxes in the tables of `splits`.
 
     The names of the columns say what they hold: `COLUMNS` lists those that are known. Boxes that all lie between 0
-    and 1 are fractions of the image's size, as Open Images has them. Images without a row are no part of it.
+    and 1 are fractions of the image's size, as Open Images has them. Images without a row are not part of it.
 
     Args:
         root: folder of the data set
@@ -70,8 +70,6 @@ def read_csv(
     """
     tree = Tree.of(root, source)
     parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
-    if len({part.fractions for part in parts}) > 1:
-        raise UserError(f"{root}, {splits}: one table has pixels and another fractions; read them apart.")
     return assemble(parts, tree, splits, classes, **rules)
 
 
@@ -128,7 +126,7 @@ def _has_split_column(path: Path) -> bool:
 
 
 def _read_table(path: Path, most: int | None = None) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table, with their lines; none if it is no table of boxes."""
+    """The rows of a table, with their lines; none if it is not a table of boxes."""
     rows = _rows(path, most)
     if not rows:
         return []
