@@ -76,10 +76,7 @@ def _split_files(tree: Tree) -> dict[str, Path]:
     files: dict[str, Path] = {}
     found = [path for path in tree.ending(".json") if _lists_images(path)]
     official = {path.parent for path in found if path.stem.startswith("instances_")}
-    order = {place.rpartition("/")[0]: number for number, place in enumerate(FILES)}
-    for path in sorted(
-        found, key=lambda path: (order.get(path.parent.relative_to(tree.root).as_posix(), 9), str(path))
-    ):
+    for path in sorted(found, key=lambda path: (path.parent.name != "annotations", len(path.parts), str(path))):
         if path.parent in official and not path.stem.startswith("instances_"):
             continue  # captions and keypoints of the same images
         names = [path.stem.removeprefix("instances_")]
@@ -210,7 +207,7 @@ def _categories(
 ) -> tuple[dict[Any, str], dict[str, int], list[str]]:
     """Number → name of each category; name → number of those that are classes; what to tell.
 
-    Roboflow's root category, which has no objects and only says what the others are, is not a class, nor is a
+    Roboflow's root category, which has no objects and only says what the others are, is not a class; nor is a
     second category of one name.
     """
     used = Counter(_key(item.get("category_id")) for item in content["annotations"])
@@ -243,7 +240,7 @@ def _categories(
             and len(name_of) > 1
         ):
             notes.append(
-                f"{path}: the category {name!r} has no objects and is the group of the others: it is no class."
+                f"{path}: the category {name!r} has no objects and is the group of the others: it is not a class."
             )
         else:
             numbers[name] = number

@@ -94,7 +94,7 @@ def _read(tree: Tree, path: Path, partners: Partners) -> ImageRecord:
     for number, shape in enumerate(shapes if isinstance(shapes, list) else [], 1):
         box, label = _box(shape), str(shape.get("label") or "").strip() if isinstance(shape, dict) else ""
         if box is None or not label:
-            record.dropped.append(f"{path}: shape {number} is no box or area with a label.")
+            record.dropped.append(f"{path}: shape {number} is not a box or an area with a label.")
         else:
             flags = shape.get("flags") if isinstance(shape.get("flags"), dict) else {}
             record.add(box, label, bool(flags.get("difficult")), place=number)

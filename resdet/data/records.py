@@ -89,13 +89,6 @@ class Found:
     """what the user should know, one sentence each"""
 
 
-class LeftOut(NamedTuple):
-    """What of a data set is not in its arrays."""
-
-    images: int = 0
-    objects: int = 0
-
-
 def assemble(
     parts: Sequence[Found],
     tree: Tree,
@@ -117,67 +110,40 @@ def assemble(
         UserError: no usable image, an object of another class, or a class named twice
     """
     records = [record for part in parts for record in part.records]
-    stray = [sentence for part in parts for sentence in part.stray]
-    notes = [note for part in parts for note in part.notes]
     where = f"{tree.root}, {splits},"
-    if tree.hidden:
-        notes.append(f"{tree.hidden} hidden images in {tree.root} are not part of the data set.")
-    known = _known_classes(parts)
-    classes = classes or tuple(known) or tuple(sorted({name for record in records for name in record.names}))
-    label_of = label_names(classes)
-
     headers, errors = _headers(records)
-    frames, told = _frames(records, headers, errors, exif)
-    notes += told
-    good = [record for record, error in zip(records, errors, strict=True) if not error]
+    frames, notes = _frames(records, headers, errors, exif)
+    usable = [i for i, error in enumerate(errors) if not error]
+    good = [records[i] for i in usable]
+    bad = [(record, error) for record, error in zip(records, errors, strict=True) if error]
     if not good:
-        first = next((error for error in errors if error), "it lists none.")
-        raise UserError(f"No image of {where} can be used; first error: {first}")
+        raise UserError(f"No image of {where} can be used; first error: {bad[0][1] if bad else 'it lists none.'}")
+    sizes = np.array([frames[i].upright for i in usable], np.int32)
+    fractions = [part.fractions for part in parts for _ in part.records]
+    objects = _objects(good, [frames[i] for i in usable], [fractions[i] for i in usable])
+    solid = _solid(objects.boxes, sizes[objects.owner])
+    stray = [sentence for part in parts for sentence in part.stray]
+    skipped = [
+        *(_with_objects(error, record.objects) for record, error in bad),
+        *(sentence for record in good for sentence in record.dropped),
+        *(_without_area(good[objects.owner[i]], objects, i) for i in np.flatnonzero(~solid).tolist()),
+        *stray,
+    ]
+    if skipped and not solid.any() and sum(record.objects for record in records) + len(stray):
+        raise UserError(f"No object of {where} can be used; first error: {skipped[0]}")
+
+    known = _known_classes(parts)
+    classes = classes or tuple(known) or tuple(sorted({objects.names[i] for i in np.flatnonzero(solid).tolist()}))
     if not classes:
         raise UserError(f"No objects are annotated in {where}: set data.classes.")
-    skipped = [
-        error + (f" Its {record.objects} objects are left out too." if record.objects else "")
-        for record, error in zip(records, errors, strict=True)
-        if error
-    ]
-    lost_objects = len(stray) + sum(r.objects for r, error in zip(records, errors, strict=True) if error)
-    lost_objects += sum(len(record.dropped) for record in good)
-    skipped += [sentence for record in good for sentence in record.dropped]
-    own = [frame for frame, error in zip(frames, errors, strict=True) if not error]
-    sizes = np.array([frame.upright for frame in own], np.int32).reshape(-1, 2)
-
-    counts = np.array([len(record.boxes) for record in good], np.int64)
-    owner = np.repeat(np.arange(len(good)), counts)
-    boxes = np.array([box for record in good for box in record.boxes], np.float64).reshape(-1, 4)
-    boxes = _in_pixels(boxes, own, owner, parts)
-    names = [name for record in good for name in record.names]
-    labels = np.array([label_of.get(name, -1) for name in names], np.int64)
-    areas = np.array([area for record in good for area in record.areas], np.float64)
-    areas = np.where(np.isfinite(areas) & (areas > 0), areas, (boxes[:, 2:] - boxes[:, :2]).prod(1))
-    difficult = np.array([flag for record in good for flag in record.difficult], bool)
-
-    solid = _solid(boxes, sizes[owner])
-    firsts = np.cumsum(counts) - counts
-    for i in np.flatnonzero(~solid).tolist():
-        record = good[owner[i]]
-        place = record.places[i - firsts[owner[i]]]
-        skipped.append(
-            f"{record.where}: {record.unit} {place}, a box of {names[i]!r} with no area inside the image "
-            f"{record.name or record.file}."
-        )
-    if (lost_objects or len(boxes)) and not solid.any():
-        raise UserError(f"No object of {where} can be used; first error: {(stray + skipped)[0]}")
+    label_of = label_names(classes)
+    labels = np.array([label_of.get(name, -1) for name in objects.names], np.int64)
     others = np.flatnonzero(solid & (labels < 0)).tolist()
     if others and other_classes == "error":
-        raise unknown_class(str(good[owner[others[0]]].where), names[others[0]], label_of)
-    if others:
-        numbers = Counter(names[i] for i in others).most_common()
-        notes.append(
-            f"{len(others)} objects of other classes are ignored: "
-            f"{listing([f'{name} ({count})' for name, count in numbers])}."
-        )
+        raise unknown_class(good[objects.owner[others[0]]].where, objects.names[others[0]], label_of)
     keep = solid & (labels >= 0)
-    lost = LeftOut(len(records) - len(good), lost_objects + int((~keep).sum()))
+    lost_objects = sum(record.objects for record in records) + len(stray) - int(keep.sum())
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(objects.owner[keep], minlength=len(good)))])
     files = [str(record.file) for record in good]
     return Annotations(
         classes=classes,
@@ -185,15 +151,43 @@ def assemble(
         ids=np.array([_id(name) for name in _ids(good, files)], dtype=bytes),
         files=np.array([file.encode("utf-8", "surrogateescape") for file in files], dtype=bytes),
         sizes=sizes,
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=len(good)))]).astype(np.int64),
-        boxes=boxes[keep],
+        offsets=offsets.astype(np.int64),
+        boxes=objects.boxes[keep],
         labels=labels[keep],
-        difficult=difficult[keep],
-        areas=areas[keep],
-        skipped=tuple(skipped + stray),
-        notes=tuple(dict.fromkeys(notes)),
-        left_out=lost,
+        difficult=objects.difficult[keep],
+        areas=objects.areas[keep],
+        skipped=tuple(skipped),
+        notes=(
+            *(note for part in parts for note in part.notes),
+            *notes,
+            *_hidden(tree),
+            *_listed_twice(files),
+            *_ignored([objects.names[i] for i in others]),
+        ),
+        left_out=(len(bad), lost_objects),
     )
+
+
+# What to tell
+
+
+def _with_objects(error: str, count: int) -> str:
+    """Why an image is left out, and how many objects with it."""
+    return f"{error.removesuffix('.')}; its {count} objects are left out too." if count else error
+
+
+def _hidden(tree: Tree) -> list[str]:
+    return [f"{tree.hidden} hidden images in {tree.root} are not part of the data set."] if tree.hidden else []
+
+
+def _listed_twice(files: Sequence[str]) -> list[str]:
+    twice = [file for file, count in Counter(files).items() if count > 1]
+    return [f"{len(twice)} images are listed more than once: {listing(twice, 3)}."] if twice else []
+
+
+def _ignored(names: Sequence[str]) -> list[str]:
+    counts = [f"{name} ({count})" for name, count in Counter(names).most_common()]
+    return [f"{len(names)} objects of other classes are ignored: {listing(counts)}."] if names else []
 
 
 # Images
@@ -217,32 +211,37 @@ def _headers(records: Sequence[ImageRecord]) -> tuple[list[ImageHeader | None], 
     others only if one of these is not as stated.
     """
 
-    def probe(record: ImageRecord) -> ImageHeader | str:
-        if record.error:
-            return record.error
-        if record.file is None:
-            return f"The image {record.name} of {record.where} is missing."
-        try:
-            return probe_header(record.file)
-        except ImageError as error:
-            return str(error)
+    outcomes: list[ImageHeader | str] = [record.error for record in records]
+    usable = [i for i, record in enumerate(records) if not record.error]
 
     def look(chosen: Sequence[int]) -> None:
         with ThreadPoolExecutor(4) as pool:
-            found.update(zip(chosen, pool.map(probe, [records[i] for i in chosen]), strict=True))
+            for i, outcome in zip(chosen, pool.map(_probe, [records[i] for i in chosen]), strict=True):
+                outcomes[i] = outcome
 
-    found: dict[int, ImageHeader | str] = {}
-    many = len(records) > MANY_IMAGES and all(record.size and record.file for record in records)
-    sample = range(0, len(records), len(records) // SAMPLE) if many else range(len(records))
-    look(sample)
-    if many:
-        stated = {i: ImageHeader(*(records[i].size or (0, 0)), 1) for i in range(len(records))}
-        if any(found[i] != stated[i] for i in sample):
-            look([i for i in range(len(records)) if i not in found])
-        found = {**stated, **found}
-    outcomes = [found[i] for i in range(len(records))]
+    stated = {i: ImageHeader(*size, 1) for i in usable if (size := records[i].size) and records[i].file}
+    if len(usable) > MANY_IMAGES and len(stated) == len(usable):
+        sample = usable[:: len(usable) // SAMPLE]
+        rest = sorted(set(usable) - set(sample))
+        look(sample)
+        if all(outcomes[i] == stated[i] for i in sample):
+            for i in rest:
+                outcomes[i] = stated[i]
+        else:
+            look(rest)
+    else:
+        look(usable)
     headers = [outcome if isinstance(outcome, ImageHeader) else None for outcome in outcomes]
     return headers, ["" if isinstance(outcome, ImageHeader) else outcome for outcome in outcomes]
+
+
+def _probe(record: ImageRecord) -> ImageHeader | str:
+    if record.file is None:
+        return f"The image {record.name} of {record.where} is missing."
+    try:
+        return probe_header(record.file)
+    except ImageError as error:
+        return str(error)
 
 
 def _frames(
@@ -316,27 +315,59 @@ def turn(boxes: np.ndarray, sizes: np.ndarray, orientation: int) -> np.ndarray:
     return np.stack([x1, y1, x2, y2], 1)
 
 
-# Boxes
+# Objects
 
 
-def _in_pixels(boxes: np.ndarray, frames: Sequence[Frame], owner: np.ndarray, parts: Sequence[Found]) -> np.ndarray:
-    """(B, 4) boxes as annotated → in pixels of the upright images."""
-    if not len(boxes):
-        return boxes
+class Objects(NamedTuple):
+    """The B objects of M images, as far as they have a box and a class."""
+
+    owner: np.ndarray
+    """(B,) position of the image of each"""
+    names: list[str]
+    """of the classes"""
+    places: list[int]
+    """number of each in its file"""
+    boxes: np.ndarray
+    """(B, 4) in pixels of the upright images"""
+    difficult: np.ndarray
+    """(B,) bool"""
+    areas: np.ndarray
+    """(B,) in square pixels"""
+
+
+def _objects(records: Sequence[ImageRecord], frames: Sequence[Frame], fractions: Sequence[bool]) -> Objects:
+    """The objects of M images, with the frame of each image and whether its boxes are fractions of that."""
+    owner = np.repeat(np.arange(len(records)), [len(record.boxes) for record in records])
+    boxes = np.array([box for record in records for box in record.boxes], np.float64).reshape(-1, 4)
     annotated = np.array([frame.annotated for frame in frames], np.float64)[owner]  # (B, 2)
     orientation = np.array([frame.orientation for frame in frames])[owner]
-    if any(part.fractions for part in parts):
-        boxes = boxes * np.tile(annotated[:, ::-1], 2)
+    boxes = np.where(np.array(fractions)[owner, None], boxes * np.tile(annotated[:, ::-1], 2), boxes)
     for value in np.unique(orientation[orientation > 1]).tolist():
         own = orientation == value
         boxes[own] = turn(boxes[own], annotated[own], value)
-    return boxes
+    areas = np.array([area for record in records for area in record.areas], np.float64)
+    return Objects(
+        owner,
+        [name for record in records for name in record.names],
+        [place for record in records for place in record.places],
+        boxes,
+        np.array([flag for record in records for flag in record.difficult], bool),
+        np.where(np.isfinite(areas) & (areas > 0), areas, (boxes[:, 2:] - boxes[:, :2]).prod(1)),
+    )
 
 
 def _solid(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(B,) whether some of each box lies in its image, for (B, 2) heights and widths; not if it is not finite."""
     low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], sizes[:, ::-1])
     return np.isfinite(boxes).all(1) & (high > low).all(1)
+
+
+def _without_area(record: ImageRecord, objects: Objects, index: int) -> str:
+    """What to tell of an object of this image whose box is not in it."""
+    return (
+        f"{record.where}: {record.unit} {objects.places[index]}, a box of {objects.names[index]!r} with no area "
+        f"inside the image {record.name or record.file}."
+    )
 
 
 # Classes and identifiers

@@ -70,8 +70,6 @@ def read_csv(
     """
     tree = Tree.of(root, source)
     parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
-    if len({part.fractions for part in parts}) > 1:
-        raise UserError(f"{root}, {splits}: one table has pixels and another fractions; read them apart.")
     return assemble(parts, tree, splits, classes, **rules)
 
 

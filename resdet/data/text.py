@@ -25,7 +25,13 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank, without blanks at their ends. Raises UserError."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip("\x1a \t")]
+    return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The same with their numbers, counted from 1 with the blank ones."""
+    lines = enumerate(read_text(path).splitlines(), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip("\x1a \t")]
 
 
 def decode(data: bytes) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from resdet.data.images import is_image_name
+from resdet.data.images import IMAGE_SUFFIXES, is_image_name
 from resdet.errors import UserError
 
 LEFTOVERS = ("__macosx", "@eadir", "$recycle.bin", "lost+found")  # folders of operating systems, without a dot
@@ -129,11 +130,11 @@ class Tree:
         if not parts:
             return None
         found = self._by_stem.get(stem(parts[-1]), [])
-        if exact := [path for path in found if path.name.casefold() == parts[-1].casefold()]:
+        if exact := [path for path in found if folded(path.name) == folded(parts[-1])]:
             found = exact
         words = split_words([split, *parts[:-1]])
         found = [path for path in found if not words or not (own := split_words(self.parts(path))) or own & words]
-        return _only(found, lambda path: (_common(path.parts[::-1], parts[::-1]), _common(path.parts, near.parts)))
+        return _closest(found, parts, near)
 
     def folder(self, name: str) -> Path | None:
         """The folder or file that a description calls `name`, though it may have been moved with its data set."""
@@ -181,17 +182,22 @@ class Partners:
         return found[0] if not words or not theirs or words & theirs else None
 
     def _key(self, path: Path) -> tuple[str, ...]:
-        folders = (part.casefold() for part in self._tree.parts(path))
+        folders = map(folded, self._tree.parts(path))
         return tuple(part for part in folders if not KINDS.fullmatch(part))
 
 
+def folded(name: str) -> str:
+    """A name as names are compared: in one case, with letters and their marks composed (macOS keeps them apart)."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def stem(name: str) -> str:
-    """The name of a file without its ending and in one case."""
-    return os.path.splitext(name)[0].casefold()
+    """The name of a file without its ending, as names are compared."""
+    return folded(os.path.splitext(name)[0])
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Files by their names without ending, in one case."""
+    """Files by their names without ending."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         found[stem(path.name)].append(path)
@@ -211,17 +217,28 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _only(paths: Sequence[Path], score: Callable[[Path], object]) -> Path | None:
-    """The one path with the highest score."""
-    best = sorted(paths, key=score, reverse=True)  # type: ignore[arg-type]
-    return best[0] if len(best) == 1 or (best and score(best[0]) != score(best[1])) else None
+def _closest(paths: Sequence[Path], parts: Sequence[str], near: Path) -> Path | None:
+    """The path whose end is most like `parts`, then the one closest to `near`; None if there is a tie.
+
+    Files of one folder that differ in their ending only are the same picture: the usual ending is taken.
+    """
+    scores = {path: (_common(path.parts[-2::-1], parts[-2::-1]), _common(path.parts, near.parts)) for path in paths}
+    best = [path for path, score in scores.items() if score == max(scores.values())]
+    if len({path.parent for path in best}) != 1:
+        return None
+
+    def rank(path: Path) -> tuple[bool, int, bool]:
+        suffix = path.suffix
+        return path.name != parts[-1], IMAGE_SUFFIXES.index(suffix.lower()), suffix.isupper()
+
+    return min(best, key=rank)
 
 
 def _common(a: Sequence[str], b: Sequence[str]) -> int:
     """How many of the first parts are equal, but for their case."""
     count = 0
     for one, other in zip(a, b, strict=False):
-        if one.casefold() != other.casefold():
+        if folded(one) != folded(other):
             break
         count += 1
     return count
@@ -245,7 +262,7 @@ def unique_names(paths: Sequence[str], join: str) -> list[str]:
     def shared() -> list[int]:
         owners: dict[str, list[int]] = defaultdict(list)
         for index in range(len(paths)):
-            owners[name(index).casefold()].append(index)
+            owners[folded(name(index))].append(index)
         return [index for own in owners.values() if len({paths[i] for i in own}) > 1 for index in own]
 
     while longer := [index for index in shared() if depth[index] < len(parts[index])]:

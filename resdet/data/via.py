@@ -24,7 +24,7 @@ HEAD = 1 << 16
 def read_via(
     root: str | Path, splits: str, classes: tuple[str, ...] = (), *, source: str = "", **rules: Any
 ) -> Annotations:
-    """Read the images and regions of `splits`; of regions that are not rectangles, the boxes around them.
+    """Read the images and regions of `splits`; of other regions than rectangles, the boxes around them.
 
     Args:
         root: folder of the data set
@@ -76,7 +76,7 @@ def _read(tree: Tree, path: Path, split: str) -> list[ImageRecord]:
         for number, (shape, attributes) in enumerate(regions, 1):
             box, label = _box(shape), _label(attributes)
             if box is None or not label:
-                record.dropped.append(f"{path}: region {number} of {name} is no area with a class.")
+                record.dropped.append(f"{path}: region {number} of {name} is not an area with a class.")
             else:
                 record.add(box, label, place=number)
         records.append(record)

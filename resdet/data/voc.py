@@ -17,7 +17,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
 from resdet.data.records import Found, ImageRecord, assemble
 from resdet.data.text import decode, read_lines
-from resdet.data.tree import Partners, Tree, listing
+from resdet.data.tree import Partners, Tree, is_file, listing
 from resdet.errors import UserError, reason
 
 YEAR = re.compile(r"VOC(\d{4})")
@@ -98,11 +98,11 @@ def _read_split(tree: Tree, split: str, source: str) -> Found:
 
 def _read_list(tree: Tree, folder: Path, path: Path) -> Found:
     """The images that a list names, each once."""
-    entries = [_entry(line) for line in read_lines(path)]
+    annotations = next((p for p in (folder / "Annotations", folder / "annotations") if p.is_dir()), folder)
+    entries = [line if is_file(annotations / f"{line}.xml") else _entry(line) for line in read_lines(path)]
     if not entries:
         raise UserError(f"The image list {path} is empty: put one image name on each line.")
     names = list(dict.fromkeys(entries))
-    annotations = next((p for p in (folder / "Annotations", folder / "annotations") if p.is_dir()), folder)
     records = []
     for name in names:
         image = tree.image(f"{name}.jpg", folder / "JPEGImages")

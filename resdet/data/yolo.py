@@ -15,7 +15,7 @@ import yaml
 from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
 from resdet.data.records import Found, ImageRecord, assemble
-from resdet.data.text import read_lines, read_text
+from resdet.data.text import numbered_lines, read_lines, read_text
 from resdet.data.tree import ALL, Partners, Tree, listing, split_word
 from resdet.errors import UserError, reason
 
@@ -43,8 +43,8 @@ def read_yolo(
 
     A line is ``class x y width height``, the box's center and size as fractions of the image's width and height. A
     longer one is a polygon, ``class x1 y1 x2 y2 …``, or a box and keypoints, of which the box is taken (`Lines`).
-    An image without a text file shows no object; if none has one, that is an error. What cannot be used is
-    left out; `skipped` of the result says what and why.
+    An image without a text file shows no object; if none has one, that is an error. What cannot be used is left
+    out; `skipped` of the result says what and why.
 
     Args:
         root: folder of the data set
@@ -183,8 +183,9 @@ def _entries(stated: object) -> list[str]:
 
 def _place(tree: Tree, description: dict[str, Any], entry: str) -> Path | None:
     """The folder or list that an entry means, below the description's own `path` or wherever it was moved."""
-    path = tree.root / str(description.get("path", "")) / entry
-    return path if path.exists() else tree.folder(entry)
+    base = str(description.get("path", ""))
+    path = tree.root / base / entry
+    return path if path.exists() else tree.folder(f"{base}/{entry}") or tree.folder(entry)
 
 
 def _images(tree: Tree, split: str, description: dict[str, Any]) -> list[Path | str]:
@@ -381,11 +382,11 @@ def _orphans(tree: Tree, split: str, partners: Partners) -> list[str]:
 
 def _read_file(record: ImageRecord, file: Path, lines: Lines, numbers: dict[str, int]) -> None:
     try:
-        rows = read_lines(file)
+        rows = numbered_lines(file)
     except UserError as error:
         record.error = str(error)
         return
-    for number, line in enumerate(rows, 1):
+    for number, line in rows:
         if line.startswith("#"):
             continue
         read = _read_line(line, f"{file}, line {number}", lines, numbers)
@@ -398,11 +399,11 @@ def _read_file(record: ImageRecord, file: Path, lines: Lines, numbers: dict[str,
 def _read_line(line: str, where: str, lines: Lines, numbers: dict[str, int]) -> tuple[int, list[float]] | str:
     """Label and box, x1, y1, x2, y2 in fractions of the image's size; or why there is none."""
     label, *values = _numbers(line, numbers) or [-1.0]
-    if len(values) < 4 or not all(map(math.isfinite, values)):
+    polygon = len(values) >= 6 and not lines.boxes_first
+    if len(values) < 4 or (polygon and len(values) % 2) or not all(map(math.isfinite, values)):
         return f"{where} is not `class x y width height`: {line[:60]!r}."
     if label not in lines.names:
         return f"{where} has the class {label:g}, but {len(lines.names)} classes are named, counted from 0."
-    polygon = len(values) >= 6 and len(values) % 2 == 0 and not lines.boxes_first
     own = values if polygon else values[:4]
     if any(abs(value) > FARTHEST for value in own):
         return f"{where} has {max(own, key=abs):g}: the numbers must be fractions of the image's size."

@@ -120,14 +120,22 @@ def choose_splits(known: Sequence[str], train: str | None, val: str | None, root
     Validation data are preferred to test data, which are for the end; trainval has the images of val, and is taken
     only where nothing is evaluated on these.
     """
+    chosen = train.split("+") if train else []
     if val is None:
-        val = next((name for word in ("val", "test") for name in known if split_word(name) == word), None)
+        words = ["test"] if "trainval" in map(_plain, chosen) else ["val", "test"]
+        free = [name for name in known if name not in chosen]
+        val = next((name for word in words for name in free if split_word(name) == word), None)
     if train is None:
         named = [name for name in known if split_word(name) == "train" and name != val]
-        joint = [name for name in named if "trainval" in name.casefold()]
+        joint = [name for name in named if _plain(name) == "trainval"]
         apart = [name for name in named if name not in joint]
         preferred = joint or apart if val and split_word(val) == "test" else apart or joint
         train = preferred[0] if len(preferred) == 1 else known[0] if len(known) == 1 else None
     if train is None:
         raise UserError(f"{root} has the splits {', '.join(known) or 'none'}: choose with --train and --val.")
     return train, val or train
+
+
+def _plain(name: str) -> str:
+    """The name of a split without its year."""
+    return name.casefold().strip("0123456789_-")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotated import Picture, annotated
 
 from resdet.config import SHAPES_CLASSES, DetConfig, ModelConfig, load_config
-from resdet.data.records import ImageRecord, flatten
 from resdet.data.suggest import suggest, suggest_anchors, suggest_size, to_source
 from resdet.experiments.new_recipe import choose_splits
 
@@ -22,16 +22,7 @@ def squares(side: float, short: int = 480, count: int = 50, aspect: float = 1.0)
         random.uniform(0, short / 2, (count, 2)),
         side * random.uniform(0.9, 1.1, (count, 2)) * [1, aspect],
     )
-    record = ImageRecord(
-        "a",
-        "a.jpg",
-        (short, short * 4 // 3),
-        np.hstack([corner, corner + sides]),
-        ["x"] * count,
-        [False] * count,
-        [],
-    )
-    return flatten([record], ("x",), [], "error")
+    return annotated([Picture("a", (short, short * 4 // 3), np.hstack([corner, corner + sides]))])
 
 
 @pytest.mark.parametrize(
@@ -76,10 +67,18 @@ def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> N
 @pytest.mark.parametrize(
     ("known", "given", "chosen"),
     [
-        (["test", "train", "trainval", "val"], (None, None), ("trainval", "test")),
+        (["test", "train", "trainval", "val"], (None, None), ("train", "val")),
+        (["test", "trainval"], (None, None), ("trainval", "test")),
+        (
+            ["2007_test", "2007_trainval", "2007_train", "2007_val"],
+            ("2007_trainval", None),
+            ("2007_trainval", "2007_test"),
+        ),
+        (["test", "train", "trainval", "val"], (None, "test"), ("trainval", "test")),
+        (["train", "val", "test"], ("train+val", None), ("train+val", "test")),
         (["train", "trainval", "val"], (None, None), ("train", "val")),
         (["test", "train", "trainval", "val"], (None, "val"), ("train", "val")),
-        (["train", "valid", "test"], (None, None), ("train", "test")),
+        (["train", "valid", "test"], (None, None), ("train", "valid")),
         (["train", "val"], (None, None), ("train", "val")),
         (["train2017"], (None, None), ("train2017", "train2017")),
         (["a", "b"], ("a", "b"), ("a", "b")),
