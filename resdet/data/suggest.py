@@ -88,7 +88,7 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
     if config.test.coco_max_dets > TestConfig.coco_max_dets:
         reasons.append(f"An image has up to {most:,} objects: the limits of `test` let the detector find them all.")
     if data.val == data.train:
-        reasons.append(f\"The data set has only the split {data.train}: the metrics will show how well it is memorized.\")
+        reasons.append(f"There is only the split {data.train}: the metrics will show how well it is memorized.")
     return Suggestion(config, reasons)
 
 
