@@ -182,6 +182,7 @@ def test_nothing_at_all_is_refused_with_the_first_error(tree: Tree, refuses: Cal
 def test_notes_are_of_parts_hidden_images_and_images_listed_twice(tree: Tree) -> None:
     (tree.root / ".ipynb_checkpoints").mkdir()
     (tree.root / ".ipynb_checkpoints/a-checkpoint.png").touch()
+    assert len(tree.files) == 3
     joined = assemble([Found([record(tree, "a", CAT)], notes=["A note."]), Found([record(tree, "a")])], tree, "t")
     assert joined.notes == (
         "A note.",

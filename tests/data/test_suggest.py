@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from annotated import Picture, annotated
 
-from resdet.config import SHAPES_CLASSES, DetConfig, ModelConfig, load_config
+from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, ModelConfig, load_config
 from resdet.data.suggest import suggest, suggest_anchors, suggest_size, to_source
 from resdet.experiments.new_recipe import choose_splits
 
@@ -47,19 +47,24 @@ def test_anchors_fit_the_objects(side: float, aspect: float) -> None:
 
 @pytest.mark.parametrize(("count", "limit"), [(100, 100), (101, 200), (1500, 2300)])
 def test_crowds_may_be_found(count: int, limit: int) -> None:
-    suggestion = suggest(squares(20, count=count), "yolo", Path("x"), "train", "val", gpu=False)
+    suggestion = suggest(
+        squares(20, count=count), DataConfig(root="x", train="train", val="val"), gpu=False, pretrained=False
+    )
     test = suggestion.config.test
     assert test.max_detections == test.coco_max_dets == limit and test.pre_nms_topk > test.post_nms_topk >= limit
     assert any(f"up to {count:,} objects" in reason for reason in suggestion.reasons) == (count > 100)
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> None:
-    suggestion = suggest(squares(60), "yolo", Path("it's/here"), "train", "train", gpu)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool, pretrained: bool) -> None:
+    data = DataConfig(format="yolo", root="it's/here", train="train", val="train", split_file="a b.json")
+    suggestion = suggest(squares(60), data, gpu, pretrained)
     path = tmp_path / "mine.py"
     path.write_text(to_source(suggestion.config))
     read = load_config(path, ["--name", ""])
-    assert read == suggestion.config and read.model.norm == ("frozen" if gpu else "sync_batch")
+    assert read == suggestion.config and read.model.norm == ("frozen" if pretrained else "sync_batch")
+    assert read.data.split_file == "a b.json" and read.model.depth == (50 if gpu else 18)
     assert "memorized" in suggestion.reasons[-1]
     assert to_source(DetConfig(model=ModelConfig(depth=50))).count("\n") == 7
 

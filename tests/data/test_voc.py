@@ -237,7 +237,7 @@ def test_an_object_without_a_box_is_left_out(voc: VocFolder) -> None:
 
 BROKEN_IMAGES = {
     "truncated": (picture()[:-200], "truncated"),
-    "empty": (b"", "not an image"),
+    "empty": (b"", "is empty"),
     "text": (b"GIF me a break", "not an image"),
     "truncated PNG": (picture(".png")[:60], "truncated"),
     "another size": (picture(width=WIDTH + 2), f"{WIDTH + 2}×{HEIGHT}"),
