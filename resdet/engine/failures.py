@@ -42,7 +42,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MemoryError) or (own and _NO_MEMORY.search(text)):
         amount = _AMOUNT.search(text)
         return (
-            f"Memory ran out{f' (for {amount.group(1)} more)' if amount else ''}: use smaller images "
+            f"Memory ran out{f' (for {_short(amount.group(1))} more)' if amount else ''}: use smaller images "
             "(data.short_sides, data.test_short_side, data.max_side; data.size of a classifier), smaller batches "
             "(solver.batch_size, or parts of them with solver.accumulate; test.batch_size), or fewer data.workers."
         )
@@ -60,3 +60,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and "start new thread" in text:
         return "No more threads can be started: raise the limit with `ulimit -u`, or use fewer data.workers."
     return ""
+
+
+def _short(amount: str) -> str:
+    """Bytes in mebibytes; other units stay."""
+    number, unit = amount.split(" ") if " " in amount else (amount, "bytes")
+    return f"{int(number) / 2**20:,.0f} MiB" if unit == "bytes" and number.isdecimal() else amount

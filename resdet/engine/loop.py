@@ -51,7 +51,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
     with (
         TrainLog(folder, progress.step, solver.steps) if runtime.is_main else nullcontext() as log,
         Interruption(runtime) as interruption,
-        _kept(task, state, folder, runtime, interruption),
+        _kept(task, state, log, folder, interruption),
     ):
         if log and notice:
             log.message(notice)
@@ -62,7 +62,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
             parts = list(islice(batches, solver.accumulate))
             waited = time.perf_counter() - fetched
             with interruption.hold():
-                lr = state.set_lr()
+                state.set_lr()
                 # After the fetch, since a data loader that starts (at a resume too) draws from torch's generator.
                 seed_everything(task.seed, Purpose.STEP, progress.step, runtime.rank)
                 task.model.train()
@@ -76,7 +76,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
 
             saves = _evaluates(progress, solver) or _due(progress.step, solver.save_every, solver.steps)
             if log and (saves or _due(progress.step, solver.log_every, solver.steps)):
-                log.flush(progress.step, lr)
+                log.flush(progress.step, state.lr)
             if saves:
                 _checkpoint(task, state, log, folder, interruption)
         if log:
@@ -86,7 +86,7 @@ def fit(task: Task, solver: SolverConfig, runtime: Runtime, folder: Path, resume
 
 @contextmanager
 def _kept(
-    task: Task, state: TrainState, folder: Path, runtime: Runtime, interruption: Interruption
+    task: Task, state: TrainState, log: TrainLog | None, folder: Path, interruption: Interruption
 ) -> Iterator[None]:
     """Whatever ends this block while the state is whole, the state is saved.
 
@@ -96,15 +96,16 @@ def _kept(
         yield
     except BaseException as error:
         step = state.progress.step
-        if interruption.is_whole and runtime.is_main and step > state.saved:
-            with suppress(UserError):  # a full disk may be what has ended the training
+        if interruption.is_whole and log and step > state.saved:
+            with suppress(UserError, OSError):  # a full disk may be what has ended the training
+                log.flush(step, state.lr)
                 _save(task, state, folder)
         then = f"continue with --resume {folder}"
         if isinstance(error, Stopped):
             done = f"after step {step} of {state.solver.steps}" if step else "before the first step"
             raise Stopped(error.signal, f"Stopped {done}: {then}.") from None
         if why := explain(error):
-            raise UserError(f"{why} Then {then}.") from error
+            raise UserError(f"{why.removesuffix('.')}; then {then}.") from error
         raise
 
 

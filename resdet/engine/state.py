@@ -93,12 +93,16 @@ class TrainState:
         """The network that is evaluated and saved."""
         return self.average.module if self.average else self.model
 
-    def set_lr(self) -> float:
-        """Give the optimizer the learning rate of the step that comes next, and return it."""
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step that was last, or is under way."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_lr(self) -> None:
+        """Give the optimizer the learning rate of the step that comes next."""
         lr = lr_at(self.progress.step, self.solver, self.progress.plateaus)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        return lr
 
     def finish_step(self) -> None:
         """Count a step of the optimizer, and let the moving average follow."""

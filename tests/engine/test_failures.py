@@ -25,9 +25,12 @@ def caught(cause: object) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (caught(lambda: torch.empty(10**14)), "Memory ran out (for 400000000000000 bytes more)"),
+        (caught(lambda: torch.empty(10**14)), "Memory ran out (for 381,469,727 MiB more)"),
         (caught(lambda: np.empty(10**15)), "Memory ran out (for 7.11 PiB more)"),
-        (caught(lambda: cv2.resize(np.zeros((9, 9), np.uint8), (10**6, 10**6))), "Memory ran out (for 1"),
+        (
+            caught(lambda: cv2.resize(np.zeros((9, 9), np.uint8), (10**6, 10**6))),
+            "Memory ran out (for 953,674 MiB more)",
+        ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"), "(for 2.00 GiB more)"),
         (RuntimeError("std::bad_alloc"), "Memory ran out: use smaller images"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "Memory ran out"),
