@@ -452,7 +452,7 @@ def test_detections_mirror_the_folders_of_the_images(
 ) -> None:
     status, out, err = cli("detect", album, "--weights", finished, "--output", tmp_path / "out")
     assert (status, err) == (0, "")
-    assert "2 files are not images" in out and "notes.txt" in out and "clip.mp4" in out and "DS_Store" not in out
+    assert "not images by their names" in out and "notes.txt" in out and "clip.mp4" in out and "DS_Store" not in out
     written = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
     pictures = {
         "ä 1_detections.jpg",
@@ -513,4 +513,5 @@ def test_where_detections_cannot_go_or_come_from(
         complains(["detect", photo, place, "--weights", finished, "--output", tmp_path / "out"], *words)
     (tmp_path / "empty").mkdir()
     complains(["detect", tmp_path / "empty", "--weights", finished], "No image found", tmp_path / "empty")
+    complains(["detect", "--weights", finished], "No image given")
     assert not (tmp_path / "out").exists()

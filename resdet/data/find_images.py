@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +58,9 @@ def _expand(place: str) -> list[FoundImage]:
     path = Path(place)
     if path.exists():
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            raise UserError(f"{place} is a video: extract its frames, `ffmpeg -i {place} FOLDER/%06d.jpg`.")
+            raise UserError(
+                f"{place} is a video: extract its frames, `ffmpeg -i {shlex.quote(place)} FOLDER/%06d.jpg`."
+            )
         return [FoundImage(path, Path())]
     if re.match(r"[a-z][a-z0-9+]+:/", place, re.IGNORECASE):
         raise UserError(f"{place} is not a file: download it, and pass the file.")

@@ -15,7 +15,7 @@ from resdet.config import Precision
 from resdet.data.find_images import FoundImage, find_images
 from resdet.data.images import ImageError, read_image
 from resdet.engine import runtime as runtimes
-from resdet.errors import UserError
+from resdet.errors import UserError, listed
 from resdet.inference.detector import Detector, NamedDetections
 from resdet.io import printable, write_text
 from resdet.types import Detections
@@ -77,8 +77,9 @@ def detect(
         raise UserError("None of the images could be read.")
     path = output / RESULTS
     write_text(path, json.dumps(results, indent=1) + "\n")
-    unread = f"; {len(found) - len(results)} could not be read" if len(results) < len(found) else ""
-    logger.info(f"Pictures of {len(results)} images and {RESULTS} are in {printable(output)}{unread}.")
+    if len(results) < len(found):
+        logger.info(f"Images that could not be read: {len(found) - len(results)} of {len(found)}")
+    logger.info(f"Pictures and {RESULTS} are in {printable(output)}.")
     return path
 
 
@@ -88,16 +89,14 @@ def photographs(places: Iterable[str | os.PathLike[str]]) -> list[FoundImage]:
     images, others = find_images(places)
     kept = [image for image in images if not is_drawn(image.file)]
     if len(kept) < len(images):
-        logger.info(f"{len(images) - len(kept)} pictures that an earlier detection drew are left out.")
+        logger.info(f"Left out, since an earlier detection drew them: {len(images) - len(kept)}")
     others = [file for file in others if file.name != RESULTS]
     if others:
-        more = ", …" if len(others) > 3 else ""
-        names = ", ".join(printable(file) for file in others[:3])
-        logger.info(f"{len(others)} files are not images by their names, and left out: {names}{more}")
+        names = listed([printable(file) for file in others], most=3)
+        logger.info(f"Left out, since they are not images by their names: {names}")
     if not kept:
-        raise UserError(
-            f"No image found in {', '.join(map(printable, places))}: pass image files or folders of them."
-        )
+        where = f" found in {listed([printable(place) for place in places])}" if places else " given"
+        raise UserError(f"No image{where}: pass image files, or folders of them.")
     return kept
 
 
