@@ -1,10 +1,22 @@
-"""The one error that a user meets."""
+"""The one error that a user meets, and the end that a signal asks for."""
 
 import re
 
 
 class UserError(Exception):
     """One clear sentence that names the file or the setting and says what to do; shown without a stack trace."""
+
+
+class Stopped(BaseException):
+    """A signal has ended the program in good order: what was done is saved, as the message says.
+
+    Args:
+        signal: its number
+    """
+
+    def __init__(self, signal: int, message: str = "") -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 def reason(error: BaseException) -> str:

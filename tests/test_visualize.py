@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from resdet import visualize
 from resdet.data.images import read_image
@@ -17,6 +18,7 @@ from resdet.visualize import (
     PALETTE,
     contact_sheet,
     draw_detections,
+    draw_finding,
     draw_target,
     plot_detection,
     plot_errors,
@@ -135,6 +137,29 @@ def test_more_classes_than_colours_and_names_longer_than_the_image() -> None:
     assert draw_target(canvas(), target([[9, 9, 50, 50]]), ["猫 %s {}"]).shape == (80, 120, 3)
 
 
+@pytest.mark.parametrize("opencv", [4, 5])
+def test_names_that_opencv_cannot_draw_are_numbered(
+    opencv: int,
+    written: list[tuple[str, int, int, int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """OpenCV 4 draws ASCII only."""
+    if opencv == 4:
+        monkeypatch.setattr(visualize, "_is_drawn", str.isascii)
+    visualize._picture_names.cache_clear()
+    names = ["cat\x1b\n", "𖭑", "$x$", "é" if opencv == 4 else "𖭒"]
+    for label in range(4):
+        draw_detections(canvas(), detections([[9, 9, 50, 50]], label=label), names)
+    visualize._picture_names.cache_clear()
+    assert [text for text, *_ in written if text != "?" * len(text)][-4:] == [
+        *("cat\\x1b 0.90", "#1 0.90", "$x$ 0.90", "#3 0.90")
+    ]
+    assert len(caplog.records) == 1
+    draw_finding(canvas(), np.empty((0, 4)), "unreadable image: 𖭑.jpg")
+    assert written[-1][0] == "unreadable image: \\U00016b51.jpg"
+
+
 # Sheets, files, curves
 
 
@@ -168,6 +193,16 @@ def row(step: int, **more: float) -> dict[str, float]:
 def evaluation(step: int) -> dict[str, float]:
     """A line of metrics.jsonl."""
     return {"step": step, "val_loss": 0.5, "map07": 0.4, "map": 0.3}
+
+
+def test_a_jpeg_carries_its_comment_and_is_not_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visualize, "JPEG_SIDE", 50)
+    image = np.full((40, 100, 3), 99, np.uint8)
+    save_image(tmp_path / "a.jpg", image, comment=b"what it is")
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert opened.info["comment"] == b"what it is" and opened.size == (50, 20)
+    save_image(tmp_path / "a.png", image)
+    assert (read_image(tmp_path / "a.png") == image).all()
 
 
 @pytest.mark.filterwarnings("error")

@@ -26,7 +26,7 @@ from resdet.config.ranges import (
 )
 from resdet.config.solver import SolverConfig
 
-DataFormat = Literal["voc", "coco", "yolo"]
+DataFormat = Literal["voc", "coco", "yolo", "labelme", "csv", "via"]
 ProposalMethod = Literal["selective-search", "edge-boxes", "rpn"]
 Depth = Literal[18, 34, 50, 101, 152]
 
@@ -50,6 +50,9 @@ class DataConfig:
     """Class names in the order of the labels; if empty, all names in the training annotations, sorted."""
     other_classes: Literal["error", "ignore"] = "error"
     """What to do with objects of a class that is not in `classes`: stop with an error, or ignore them."""
+    exif: Literal["auto", "upright", "stored"] = "auto"
+    """What boxes are relative to in photographs that are stored on their side: the upright image, or the pixels as
+    stored; auto decides for each image by the size that its annotation states."""
     difficult: bool = False
     """Whether to train on VOC's difficult objects and COCO's crowd regions too. The papers do not; they never count
     in evaluation."""
@@ -212,6 +215,9 @@ class TestConfig:
     """IoU threshold of non-maximum suppression among the detections of a class (the authors' code)."""
     max_detections: Count = 100
     """Maximum number of detections per image."""
+    coco_max_dets: Annotated[int, Range(100, 1_000_000)] = 100
+    """Maximum number of detections of a class in an image that COCO's AP and AR count (maxDets of COCO's tools; 100
+    gives the standard numbers); raise it, and `max_detections`, where images hold more objects."""
     refine: bool = False
     """Whether to pool again from the detected boxes and merge both predictions (box refinement: He et al. 2015,
     appendix B)."""
@@ -230,7 +236,7 @@ class TestConfig:
     """Run folders or weights files of additional detectors of the same classes: their proposals are pooled, and
     their predictions averaged (He et al. 2015, appendix B)."""
     batch_size: BatchSize = 1
-    """Number of images in an evaluation batch of each process."""
+    """Largest number of images in an evaluation batch of each process; only images of one size share a batch."""
     metric: Literal["map07", "map", "ap", "ap50"] = "map07"
     """Metric that selects the best checkpoint: VOC2007's 11-point mAP, VOC's area under the curve, or COCO's AP or
     AP50."""

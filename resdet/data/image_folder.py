@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
 from resdet.data.images import ImageError, is_image_name, read_image
-from resdet.data.loader import ImageDataset, Unreadable
+from resdet.data.loader import ImageDataset, Unreadable, shared_or_own
 from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
 from resdet.errors import UserError
 from resdet.types import ClsBatch
@@ -92,9 +91,7 @@ class FolderDataset(ImageDataset):
         if not good:
             return samples[0]  # type: ignore[return-value]
         count = sum(len(sample.views) for sample in good)
-        views = torch.empty(count, *good[0].views.shape[1:], dtype=torch.uint8)
-        if get_worker_info() is not None:
-            views.share_memory_()  # written once, where the training process reads it
+        views = shared_or_own(torch.empty(count, *good[0].views.shape[1:], dtype=torch.uint8))
         np.concatenate([sample.views for sample in good], out=views.numpy())
         return ClsBatch(
             views.permute(0, 3, 1, 2),

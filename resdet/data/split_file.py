@@ -51,7 +51,9 @@ def read_split_file(path: Path) -> dict[str, list[str]]:
     return splits
 
 
-def select_splits(whole: Annotations, root: Path, path: Path, names: str) -> Annotations:
+def select_splits(
+    whole: Annotations, root: Path, splits: Mapping[str, Sequence[str]], path: Path, names: str
+) -> Annotations:
     """The images that a split file lists, in its order.
 
     `skipped` of the result says which of them are not in the data set, and which of the data set are in no list.
@@ -59,12 +61,12 @@ def select_splits(whole: Annotations, root: Path, path: Path, names: str) -> Ann
     Args:
         whole: all images of the data set
         root: its folder
-        path: the split file
+        splits: split → paths of its images
+        path: the split file, for messages
         names: of splits, joined by "+"
 
     Raises UserError for an unknown split, or if none of its images is there.
     """
-    splits = read_split_file(path)
     wanted: list[str] = []
     for name in map(str.strip, names.split("+")):
         if name not in splits:

@@ -18,6 +18,7 @@ from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation import report
 from resdet.evaluation.coco import read_coco_results
+from resdet.evaluation.page import write_page
 from resdet.evaluation.predict import Detecting, in_order, predict, predict_and_propose
 from resdet.evaluation.proposals import NUMBERS
 from resdet.evaluation.report import Analysis, Scores
@@ -59,7 +60,7 @@ def evaluate(config: DetConfig, weights: str) -> Evaluation | None:
     if not runtime.is_main:
         return None
     detections, proposals = zip(*in_order(found), strict=True)
-    return _report(run_folder(config) / "eval", annotations, detections, proposals)
+    return _report(config, "eval", annotations, detections, proposals)
 
 
 def evaluate_saved(config: DetConfig, saved: Path) -> Evaluation:
@@ -74,7 +75,7 @@ def evaluate_saved(config: DetConfig, saved: Path) -> Evaluation:
         detections = read_voc_results(saved, ids, annotations.classes)
     else:
         detections = read_coco_results(saved, annotations)
-    return _report(run_folder(config) / "eval_saved", annotations, detections)
+    return _report(config, "eval_saved", annotations, detections)
 
 
 def network_and_data(
@@ -107,20 +108,24 @@ def network_and_data(
 def score(network: Detecting, annotations: Annotations, config: DetConfig, runtime: Runtime) -> dict[str, float]:
     """The figures of a network on all images, in fractions of 1; the same on every process."""
     found = predict(network, validation_batches(annotations, config, runtime), runtime)
-    return runtimes.from_main(lambda: report.score(in_order(found), annotations).figures())
+    limit = config.test.coco_max_dets
+    return runtimes.from_main(lambda: report.score(in_order(found), annotations, limit).figures())
 
 
 def _report(
-    folder: Path,
+    config: DetConfig,
+    name: str,
     annotations: Annotations,
     detections: Sequence[Detections],
     proposals: Sequence[Tensor] | None = None,
 ) -> Evaluation:
-    """Score and analyse the detections of each image, and leave the report in `folder`."""
-    scores = report.score(detections, annotations)
+    """Score and analyse the detections of each image, and leave the report in the folder `name` of the run."""
+    folder = run_folder(config) / name
+    scores = report.score(detections, annotations, config.test.coco_max_dets)
     analysis = report.analyse(detections, annotations, proposals)
     report.write_report(folder, scores, analysis, detections, annotations)
     _draw_sheet(folder / "detections.png", detections, annotations)
+    write_page(folder, f"{config.name} on {config.data.val}", scores, annotations.classes, len(annotations))
     return Evaluation(annotations, scores, analysis, folder)
 
 

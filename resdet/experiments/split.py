@@ -65,8 +65,27 @@ def split_data(
     folder = next((part for part in output.absolute().parents if part.exists()), Path("/"))
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder} is not writable: pass another file with --output.")
+    whole = read_all(DataConfig(format=kind, root=str(root)))
+    splits = make_splits(whole, root, val, test)
+    for sentence in moved(output, splits):
+        logger.info(sentence)
+    write_split_file(output, splits)
+    logger.info(f"Wrote {output}. To use it:\n")
+    logger.info(f"    resdet new-recipe {root} --split-file {output}")
+    logger.info(f"    resdet train-det RECIPE --data.split-file {output} --data.train train --data.val val")
+    return output
 
-    whole = read_all(DataConfig(format=kind, root=str(root)))  # type: ignore[arg-type]
+
+def make_splits(whole: Annotations, root: Path, val: float = 0.2, test: float = 0.0) -> dict[str, list[str]]:
+    """Split all images of a data set, and report what is in each part → split → paths of its images.
+
+    Args:
+        whole: all images of the data set
+        root: its folder
+        val, test: shares of the images to validate and to test on
+
+    Raises UserError if there are too few images.
+    """
     logger.info(describe(whole, str(root)))
     annotations, groups, unreadable = look(whole)
     independent, names = len(np.unique(groups)), NAMES if test else NAMES[:2]
@@ -74,17 +93,11 @@ def split_data(
     if independent < len(names):
         raise UserError(f"{root} has {independent} independent images, too few for {len(names)} splits: add some.")
     parts = split_images(groups, annotations.owners, annotations.labels, val, test)
-
-    files = relative_files(annotations, root)
-    splits = {name: [files[index] for index in np.flatnonzero(parts == part)] for part, name in enumerate(names)}
     logger.info(f"\n{table(annotations, parts, names)}\n")
-    for sentence in [*absent(annotations, groups, parts, names), *moved(output, splits)]:
+    for sentence in absent(annotations, groups, parts, names):
         logger.info(sentence)
-    write_split_file(output, splits)
-    logger.info(f"Wrote {output}. To use it:\n")
-    logger.info(f"    resdet new-recipe {root} --split-file {output}")
-    logger.info(f"    resdet train-det RECIPE --data.split-file {output} --data.train train --data.val val")
-    return output
+    files = relative_files(annotations, root)
+    return {name: [files[index] for index in np.flatnonzero(parts == part)] for part, name in enumerate(names)}
 
 
 def look(whole: Annotations) -> Content:

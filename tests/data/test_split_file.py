@@ -13,7 +13,8 @@ import pytest
 from resdet.config import SHAPES_CLASSES, DataConfig
 from resdet.data.annotations import Annotations
 from resdet.data.build import read_all, read_annotations
-from resdet.data.formats import FORMATS, convert
+from resdet.data.convert import convert
+from resdet.data.formats import FORMATS
 from resdet.data.split_file import read_split_file, relative_files, write_split_file
 from resdet.data.voc import read_voc
 
@@ -22,15 +23,12 @@ from resdet.data.voc import read_voc
 def data(request: pytest.FixtureRequest, shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     """The drawn images in each format, 6 in train and 4 in val."""
     root = tmp_path_factory.mktemp("formats") / request.param
-    for split in ("train", "val"):
-        convert(read_voc(shapes_root, split, SHAPES_CLASSES), request.param, root, split, link=False)
-    if request.param == "coco":  # whose images are numbered from 1 in each file
-        path = root / "annotations/instances_val.json"
-        content = json.loads(path.read_text())
-        for item in [*content["images"], *content["annotations"]]:
-            key = "image_id" if "image_id" in item else "id"
-            item[key] += 100
-        path.write_text(json.dumps(content))
+    convert(
+        {split: read_voc(shapes_root, split, SHAPES_CLASSES) for split in ("train", "val")},
+        request.param,
+        root,
+        False,
+    )
     return DataConfig(format=request.param, root=str(root), classes=SHAPES_CLASSES)
 
 
@@ -126,7 +124,7 @@ def test_an_image_of_several_lists_comes_once(shapes_root: Path, tmp_path: Path)
 def test_other_objects_of_an_image_that_is_listed_again_are_reported(tmp_path: Path, shapes_root: Path) -> None:
     """Two files of COCO with the same images under other numbers, and without boxes in the second."""
     root = tmp_path / "coco"
-    convert(read_voc(shapes_root, "val", SHAPES_CLASSES), "coco", root, "val", link=True)
+    convert({"val": read_voc(shapes_root, "val", SHAPES_CLASSES)}, "coco", root, link=True)
     (root / "val").rename(root / "images")
     content = json.loads((root / "annotations/instances_val.json").read_text())
     content["images"] = [item | {"id": item["id"] + 100} for item in content["images"]]
