@@ -5,8 +5,8 @@
     python benchmarks/annotations.py --images 20 --boxes 700 --workers 1
 
 Everything is generated: the JSON file (118,000 images, 860,000 boxes with polygons), links to one image, and for
-the workers a million boxes, seven to an image; a worker returns an empty picture instead of reading one. The memory is
-what the workers have to themselves: private, shared neither with the main process nor with one another.
+the workers a million boxes, seven to an image; a worker returns an empty picture instead of reading one. The memory
+is what the workers have to themselves: private, shared neither with the main process nor with one another.
 """
 
 from __future__ import annotations
