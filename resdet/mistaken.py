@@ -8,6 +8,10 @@ KINDS: tuple[tuple[bytes, str], ...] = (
     (rb"$", "is empty: copy it again"),
     (rb"version https://git-lfs", "is a Git LFS pointer: fetch the file itself with `git lfs pull`"),
     (rb"(?i)\s*<(!doctype html|html)", "is a web page, saved in place of the file: download it again"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar", "is an archive: unpack it, and pass what is in it"),
+    (rb"\s*[\[{]", "is a JSON file: pass another"),
+    (rb"\x89HDF", "is an HDF5 file, as Keras writes them: convert it to PyTorch first"),
+    (rb"\xff\xd8\xff|\x89PNG", "is a picture: pass another file"),
     (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "is a HEIC photo: convert it to JPEG"),
     (
         rb"....ftyp(?!avi[fs])|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xba\xb3]",

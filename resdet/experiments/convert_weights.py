@@ -13,9 +13,14 @@ from torch import Tensor
 from resdet.errors import UserError
 from resdet.io import write_atomically
 from resdet.models.layers.pixel_norm import STYLES
-from resdet.models.weights.detectron2 import detectron2_settings, from_detectron2_detector, to_detectron2_detector
-from resdet.models.weights.resdet import ModelFile, load_model, save_model
-from resdet.models.weights.strict import read_tensors
+from resdet.models.weights.detectron2 import (
+    LOGITS,
+    detectron2_settings,
+    from_detectron2_detector,
+    to_detectron2_detector,
+)
+from resdet.models.weights.foreign import read_tensors, without_prefix
+from resdet.models.weights.resdet import ModelFile, is_own, load_model, save_model
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +35,10 @@ def import_weights(source: Path, output: Path, classes: tuple[str, ...]) -> None
 
     Raises UserError if the file holds another network.
     """
-    if source.suffix not in (".pkl", ".pth", ".pt"):
-        raise UserError(
-            f"{source} is not a .pkl or .pth file of detectron2: to convert a detector of resdet, pass "
-            "--to detectron2."
-        )
+    if is_own(source):
+        raise UserError(f"{source} is a detector of resdet already: to convert it, pass --to detectron2.")
     _check_suffix(output, ".safetensors")
-    if not source.is_file():
-        raise UserError(f"Weights file not found: {source}; download it from detectron2's model zoo first.")
-    state = read_tensors(source)
+    state = without_prefix(read_tensors(source), [LOGITS], source)
     weights, config = from_detectron2_detector(state, classes, str(source))
     config = replace(config, name=output.stem)
     save_model(output, ModelFile(weights, config.data.classes, config, step=0))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from resdet.errors import UserError
+from resdet.errors import UserError, listed
+from resdet.models.weights.foreign import read_tensors, without_prefix
 from resdet.models.weights.msra import from_blobs, from_detectron2
-from resdet.models.weights.strict import read_tensors
 from resdet.models.weights.torchvision import from_torchvision, from_torchvision_vgg16
+
+ANCHORS = ("layer1.0.conv1.weight", "res2.0.conv1.weight", "res2_0_branch2a_w", "features.0.weight")
+"""A tensor of torchvision's ResNets, detectron2's, Detectron's, and of torchvision's VGG-16."""
+DETECTOR_PARTS = re.compile(
+    r"(^|[._])(rpn|roi_heads?|bbox|neck|fpn|proposal_generator|transformer|anchors?)([._]|$)"
+)
 
 
 class ClassifierWeights(NamedTuple):
@@ -23,13 +30,18 @@ class ClassifierWeights(NamedTuple):
 
 
 def read_classifier(path: Path) -> ClassifierWeights:
-    """The ResNet in a file of torchvision, Detectron or detectron2, or torchvision's VGG-16; the names say which.
+    """The ResNet of torchvision, timm, Detectron or detectron2 in a file, or torchvision's VGG-16, as names say.
 
     Raises UserError for anything else.
     """
-    state = read_tensors(path)
-    if "backbone.stem.conv1.weight" in state:
-        raise UserError(f"{path} is another toolkit's detector: convert it with `resdet convert-weights` first.")
+    found = read_tensors(path)
+    parts = [name for name in found if DETECTOR_PARTS.search(name)]
+    if parts:
+        remedy = "pass the classifier that it was trained from"
+        if any("proposal_generator" in name for name in parts):
+            remedy = "convert it with `resdet convert-weights` first"
+        raise UserError(f"{path} is another toolkit's detector ({listed(parts, 2)}): {remedy}.")
+    state = without_prefix(found, ANCHORS, path)
     try:
         if "conv1_w" in state:
             return ClassifierWeights(from_blobs(state), "msra")

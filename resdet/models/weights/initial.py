@@ -11,7 +11,7 @@ from resdet.config import ClsConfig, DetConfig
 from resdet.errors import UserError
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.classifier_file import ClassifierWeights, read_classifier
-from resdet.models.weights.resdet import ModelFile, load_any_model, load_model
+from resdet.models.weights.resdet import ModelFile, is_own, load_any_model, load_model
 from resdet.models.weights.strict import load_strictly
 from resdet.models.weights.timm import timm_weights
 from resdet.models.weights.torchvision import torchvision_weights
@@ -46,8 +46,8 @@ def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...
         return _take_classifier(model, _in_style(ClassifierWeights(tensors, "torchvision"), config, source), source)
     if source == "timm":
         return _take_classifier(model, timm_weights(network.timm), source)
-    if Path(source).suffix in (".pt", ".pth", ".pkl"):
-        return _take_classifier(model, _in_style(_read_classifier(Path(source)), config, source), source)
+    if not is_own(Path(source)):
+        return _take_classifier(model, _in_style(read_classifier(Path(source)), config, source), source)
     file = load_any_model(source)
     if isinstance(file.config, ClsConfig):
         return _take_classifier(model, _classifier_weights(file, config, source), source)
@@ -93,12 +93,6 @@ def _take_classifier(model: FasterRCNN, tensors: Mapping[str, Tensor], source: s
         own = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
         load_strictly(module, own, f"{part} of {source}")
     return f"{' and '.join(parts)} from {source}; all that is not in it starts at random."
-
-
-def _read_classifier(path: Path) -> ClassifierWeights:
-    if not path.is_file():
-        raise UserError(f'Weights file not found: {path}; pass a file, a run folder, or "torchvision".')
-    return read_classifier(path)
 
 
 def _in_style(resnet: ClassifierWeights, config: DetConfig, source: str) -> dict[str, Tensor]:

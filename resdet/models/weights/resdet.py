@@ -14,6 +14,7 @@ from torch import Tensor
 from resdet.config import ClsConfig, DetConfig, from_dict, to_dict
 from resdet.errors import UserError, reason
 from resdet.io import write_atomically
+from resdet.models.weights.foreign import TRAINING_STATE, read_content
 
 FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
     "resdet-detector-4": DetConfig,
@@ -58,30 +59,54 @@ def load_model(path: str | Path, kind: type[C] = DetConfig) -> ModelFile[C]:  # 
 
 def load_any_model(path: str | Path) -> ModelFile[Any]:
     """`load_model` whatever the file holds."""
-    path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
+    path = _weights_in(Path(path))
+    if not is_own(path):
+        content = read_content(path)
+        if isinstance(content, dict) and content.keys() >= TRAINING_STATE:
+            raise UserError(f"{path} is the state of a training run: pass the run folder {path.parent} instead.")
         raise UserError(
-            f"Weights file not found: {path}; train first, or pass a run folder or a .safetensors file."
+            f"{path} was not written by resdet: pass a run folder; detectors of detectron2 can be converted "
+            "(convert-weights), and a detector's training can start from other toolkits' classifiers."
         )
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is damaged or not a safetensors file ({reason(error)}): copy it again, or pass another."
-        ) from error
-    written = metadata.get("format", "")
-    if written.startswith("resdet-") and written not in FORMATS:
-        raise UserError(f"{path} was written by another version of resdet ({written}): train again with this one.")
+        raise UserError(f"{path} is damaged ({reason(error)}): copy it again, or pass another.") from error
+    written = metadata["format"]
     if written not in FORMATS:
-        raise UserError(f"{path} was not written by resdet, according to its metadata: pass a run folder.")
+        raise UserError(f"{path} was written by another version of resdet ({written}): train again with this one.")
     try:
         config = from_dict(FORMATS[written], json.loads(metadata["config"]))
         return ModelFile(weights, _names(json.loads(metadata["classes"])), config, int(metadata["step"]))
     except (KeyError, ValueError, UserError) as error:
         raise UserError(f"{path} cannot be used ({reason(error)}): use the resdet that wrote it.") from error
+
+
+def is_own(path: Path) -> bool:
+    """Whether this is a run folder, or a file that resdet wrote, of whichever version. Raises UserError."""
+    if path.is_dir():
+        return True
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format", "").startswith("resdet-")
+    except (SafetensorError, OSError):
+        return False
+
+
+def _weights_in(path: Path) -> Path:
+    """The weights file of a run folder; a file as it is. Raises UserError for a folder without one."""
+    if not path.is_dir():
+        return path
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        stopped = (path / "state.pt").is_file()
+        why = (
+            "stopped before its first evaluation: continue it with --resume" if stopped else "has none: train first"
+        )
+        raise UserError(f"Weights file not found: {weights}; the run {why}, or pass another run folder or file.")
+    return weights
 
 
 def _names(found: Any) -> tuple[str, ...]:
