@@ -1,4 +1,4 @@
-"""The one error that a user meets, and the end that a signal asks for."""
+"""The one error that a user meets, parts of its sentence, and the end that a signal asks for."""
 
 import re
 
@@ -27,3 +27,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def listed(names: list[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -43,6 +43,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise UserError(f"Cannot write {path} ({why}): free some space or choose another folder{kept}.") from error
 
 
+def printable(name: object) -> str:
+    """A path, or a text with one in it, that can be written as UTF-8: bytes that are not become \\xNN."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to the file `path` as UTF-8, atomically (`write_atomically`)."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -25,6 +25,7 @@ PALETTE = (
     *((240, 50, 230), (170, 110, 40), (128, 128, 0), (0, 0, 128), (255, 190, 0), (128, 0, 0)),
 )
 MOST_BARS = 40  # classes of a histogram
+JPEG_SIDE = 65_500  # pixels, the most that libjpeg writes
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -107,10 +108,18 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, side: int = 48
     return sheet
 
 
-def save_image(path: Path, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB as the kind of file that the ending of `path` names."""
-    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+def save_image(path: Path, image: np.ndarray, comment: bytes = b"") -> None:
+    """Write (H, W, 3) uint8 RGB as the kind of file that the ending of `path` names, a JPEG with a `comment`.
+
+    What is larger than a JPEG can be is scaled down.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg") and max(image.shape) > JPEG_SIDE:
+        image = resize(image, JPEG_SIDE, JPEG_SIDE)
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    if comment:
+        segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+        encoded = encoded[:2] + segment + encoded[2:]
+    write_atomically(path, lambda temporary: temporary.write_bytes(encoded))
 
 
 def plot_detection(rows: Sequence[dict[str, float]], path: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -86,10 +87,15 @@ def test_every_tool_is_a_command() -> None:
 
 
 @pytest.mark.parametrize(("command", "line"), EXAMPLES)
-def test_an_example_is_understood(command: str, line: str, workplace: Path) -> None:
-    for name, kind in (("shapes_r18", DetConfig), ("cifar10_r20_quick", ClsConfig)):
+def test_an_example_is_understood(
+    command: str, line: str, workplace: Path, shapes_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resdet.experiments.new_recipe.can_be_had", lambda name: False)
+    (workplace / "photos").symlink_to(shapes_root)
+    shutil.make_archive("photos", "zip", shapes_root)
+    for name, kind in (("shapes_r18", DetConfig), ("photos", DetConfig), ("cifar10_r20_quick", ClsConfig)):
         (workplace / "runs" / name).mkdir(parents=True)
-        config = to_dict(load_config(f"configs/{name}.py", (), kind))
+        config = to_dict(load_config(f"configs/{name.replace('photos', 'shapes_r18')}.py", (), kind))
         (workplace / "runs" / name / "config.json").write_text(json.dumps(config))
     assert read(command, arguments_of(command, line))
 
@@ -316,6 +322,7 @@ def test_no_readable_image_to_detect_on(
     (tmp_path / "note.txt").write_text("no image")
     monkeypatch.chdir(tmp_path)
     complains(["detect", tmp_path, tmp_path / "gone.jpg", "--weights", finished], "None of the images")
+    complains(["detect", tmp_path, "--weights", finished], "No image found", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
@@ -426,3 +433,85 @@ def test_few_detections_reach_a_high_score(
     status, out, _ = cli("detect", photo, "--weights", finished, "--output", tmp_path, "--min-score", 0.99)
     assert status == 0 and f"{photo}: no detections" in out
     assert json.loads((tmp_path / "detections.json").read_text()) == {str(photo): []}
+
+
+@pytest.fixture
+def album(tmp_path: Path, shapes_root: Path) -> Path:
+    """Images in sub-folders, under names of all kinds, and other files."""
+    folder = tmp_path / "my photos"
+    for index, name in enumerate(("ä 1.jpg", "ä 1.v2.jpg", "sub/1.jpg", "sub/deeper/1.JPG", ".hidden/1.jpg")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shapes_root / f"JPEGImages/val_{index % 4:05d}.jpg", folder / name)
+    for name in ("notes.txt", ".DS_Store", "sub/clip.mp4"):
+        (folder / name).write_text("x")
+    return folder
+
+
+def test_detections_mirror_the_folders_of_the_images(
+    finished: Path, album: Path, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    status, out, err = cli("detect", album, "--weights", finished, "--output", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert "not images by their names" in out and "notes.txt" in out and "clip.mp4" in out and "DS_Store" not in out
+    written = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    pictures = {
+        "ä 1_detections.jpg",
+        "ä 1.v2_detections.jpg",
+        "sub/1_detections.jpg",
+        "sub/deeper/1_detections.jpg",
+    }
+    assert written == pictures | {"detections.json"}
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    assert list(found) == [str(album / name) for name in ("ä 1.jpg", "ä 1.v2.jpg", "sub/1.jpg", "sub/deeper/1.JPG")]
+
+
+def test_detecting_again_leaves_out_what_was_drawn(finished: Path, album: Path, cli: Callable[..., Any]) -> None:
+    """Whether the pictures lie among the photographs, below them, or were moved and renamed."""
+    photographs = {file: file.read_bytes() for file in album.rglob("*") if file.is_file()}
+    for output in (album, album / "sub", album / "new"):
+        status, out, _ = cli("detect", album, "--weights", finished, "--output", output)
+        assert status == 0 and len(json.loads((output / "detections.json").read_text())) == 4, out
+        assert ("an earlier detection drew" in out) == (output != album)
+    (album / "sub/1_detections.jpg").rename(album / "sub/2.jpg")
+    named = [file for file in album.rglob("*.jpg") if ".hidden" not in file.parts]
+    assert cli("detect", *named, "--weights", finished, "--output", album / "sub")[0] == 0
+    assert len(json.loads((album / "sub/detections.json").read_text())) == 3
+    assert all(file.read_bytes() == content for file, content in photographs.items())
+
+
+def test_names_that_are_not_utf_8(finished: Path, album: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
+    strange = os.fsencode(tmp_path) + b"/strange"
+    os.mkdir(strange)
+    try:
+        shutil.copy(os.fsencode(album / "sub/1.jpg"), strange + b"/caf\xe9.jpg")
+    except OSError:
+        pytest.skip("this file system knows UTF-8 only")
+    status, out, _ = cli("detect", tmp_path / "strange", "--weights", finished, "--output", tmp_path / "out")
+    assert status == 0 and out.encode("utf-8")
+    text = (tmp_path / "out/detections.json").read_bytes().decode("utf-8")
+    assert list(json.loads(text)) == [str(tmp_path / "strange") + "/caf\\xe9.jpg"]
+    assert "\\ud" not in text
+    assert os.path.exists(os.fsencode(tmp_path) + b"/out/caf\xe9_detections.jpg")
+
+
+@pytest.mark.parametrize("score", ["1.5", "-0.1", "nan", "50"])
+def test_a_score_that_cannot_be(finished: Path, album: Path, complains: Callable[..., None], score: str) -> None:
+    complains(["detect", album, "--weights", finished, "--min-score", score], "between 0 and 1")
+
+
+def test_where_detections_cannot_go_or_come_from(
+    finished: Path, album: Path, complains: Callable[..., None], tmp_path: Path
+) -> None:
+    photo = album / "sub/1.jpg"
+    complains(["detect", photo, "--weights", finished, "--output", photo], photo, "is a file", "--output")
+    for place, words in (
+        ("https://example.org/a.jpg", ("https://example.org/a.jpg", "download")),
+        (album / "sub/clip.mp4", ("ffmpeg",)),
+        (album / "*.png", ("No file matches",)),
+        ("0", ("camera",)),
+    ):
+        complains(["detect", photo, place, "--weights", finished, "--output", tmp_path / "out"], *words)
+    (tmp_path / "empty").mkdir()
+    complains(["detect", tmp_path / "empty", "--weights", finished], "No image found", tmp_path / "empty")
+    complains(["detect", "--weights", finished], "No image given")
+    assert not (tmp_path / "out").exists()

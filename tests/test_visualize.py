@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from resdet import visualize
 from resdet.data.images import read_image
@@ -192,6 +193,16 @@ def row(step: int, **more: float) -> dict[str, float]:
 def evaluation(step: int) -> dict[str, float]:
     """A line of metrics.jsonl."""
     return {"step": step, "val_loss": 0.5, "map07": 0.4, "map": 0.3}
+
+
+def test_a_jpeg_carries_its_comment_and_is_not_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visualize, "JPEG_SIDE", 50)
+    image = np.full((40, 100, 3), 99, np.uint8)
+    save_image(tmp_path / "a.jpg", image, comment=b"what it is")
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert opened.info["comment"] == b"what it is" and opened.size == (50, 20)
+    save_image(tmp_path / "a.png", image)
+    assert (read_image(tmp_path / "a.png") == image).all()
 
 
 @pytest.mark.filterwarnings("error")

@@ -22,17 +22,17 @@ from resdet.engine.failures import explain
 from resdet.errors import Stopped, UserError
 
 COMMANDS = (
-    *("train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
-    *("new-recipe", "check-data", "convert-data", "convert-weights"),
+    *("train", "train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
+    *("split", "new-recipe", "check-data", "convert-data", "convert-weights"),
 )
-ON_MAIN_ONLY = ("detect", "new-recipe", "check-data", "convert-data", "convert-weights")
+ON_MAIN_ONLY = ("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights")
 """Commands whose work processes cannot share."""
-TRAINING = ("train-det", "train-cls", "alternate", "study")
+TRAINING = ("train", "train-det", "train-cls", "alternate", "study")
 """Commands that go on when nobody reads what they print: their results are in files, after hours of work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand; an error that a user can mend becomes one line on standard error and exit status 1."""
+    """Run a subcommand; an error that a user can fix becomes one line on standard error and exit status 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else ""
     with output(is_needed=name not in TRAINING or bool(set(arguments) & set(HELP))):

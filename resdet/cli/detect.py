@@ -2,9 +2,10 @@
 
     resdet detect photo.jpg --weights runs/shapes_r18
     resdet detect folder/ --weights model.safetensors --min-score 0.7 --output pictures
+    resdet detect 'photos/*.png' --weights runs/shapes_r18 --device cpu
 
-Writes a picture for each image, and detections.json: for each file a list of class, score and box (x1, y1, x2, y2
-in pixels).
+Writes a picture for each image, in the sub-folder in which the image lies, and detections.json: for each file a
+list of class, score and box (x1, y1, x2, y2 in pixels). Bytes of a name that are not UTF-8 appear as \\xNN there.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from resdet.config import Precision
 class Arguments:
     """What to detect, and with what."""
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
-    """Image files, or folders of them."""
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
+    """Image files, patterns such as 'photos/*.jpg', or folders, which are searched with all that is below them."""
     weights: str
     """Run folder or weights file of the detector."""
     output: Path = Path("detections")
     """Folder to write to."""
     min_score: float = 0.5
-    """Minimum score of a detection."""
+    """Minimum score of a detection, from 0 to 1."""
     device: str = "auto"
     """Device to run on: auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"

@@ -32,10 +32,10 @@ FIXED = _names(
 
 CHANGEABLE = _names(
     """
-    seed device data.format data.root data.train data.val data.held_out data.other_classes data.difficult
-    data.proposals data.repeat data.empty_images data.short_sides data.test_short_side data.max_side
-    data.padding data.flip data.photometric data.color data.operations data.group_by_aspect data.workers
-    data.source model.dropout rpn.batch_size_per_image rpn.foreground_fraction rpn.foreground_iou
+    seed device data.format data.root data.train data.val data.split_file data.held_out data.other_classes data.exif
+    data.difficult data.proposals data.repeat data.empty_images data.short_sides data.test_short_side data.max_side
+    data.padding data.augmentation data.flip data.photometric data.color data.operations data.group_by_aspect
+    data.workers data.source model.dropout rpn.batch_size_per_image rpn.foreground_fraction rpn.foreground_iou
     rpn.background_iou rpn.cross_boundary rpn.pre_nms_topk rpn.post_nms_topk rpn.nms_iou rpn.min_size rpn.beta
     rpn.box_weight roi.batch_size_per_image roi.foreground_fraction roi.foreground_iou roi.background_iou
     roi.beta roi.ohem loss.label_smoothing loss.mixup solver.lr solver.steps solver.milestones solver.schedule

@@ -156,8 +156,8 @@ def _one_slip_apart(known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Form → name, the most frequent first: each name with the most frequent ones that a slip may have changed.
 
     A slip leaves a letter out, puts one in, takes another, or swaps two. Then both forms become equal when at most
-    one letter of each is left out. Other digits are no slip, since they number things. What is equal must have five
-    letters, or be one of the two names and have four: shorter words are alike by chance.
+    one letter of each is left out. Other digits are not a slip, since they number things. What is equal must
+    have five letters, or be one of the two names and have four: shorter words are alike by chance.
     """
     sharing: dict[str, list[str]] = {}  # what is left of forms → these forms, the most frequent first
     for form in known:

@@ -1,23 +1,34 @@
-"""The one reader of images: OpenCV, with the EXIF rotation applied."""
+"""The one reader of images: upright, RGB, 8 bits a channel, whatever a file holds.
+
+OpenCV decodes the common kinds, Pillow the others and what has other colours; both give the same pixels.
+"""
 
 from __future__ import annotations
 
-import re
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from resdet.errors import UserError, reason
+from resdet.data.image_file import (
+    JPEG_START,
+    ImageError,
+    ImageHeader,
+    header_of,
+    open_image,
+    refuse_truncated,
+    whole_jpeg,
+)
+from resdet.data.pixels import pillow_pixels, turned
+from resdet.errors import reason
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-"""What the names of image files end in, in lower or upper case."""
-JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-JPEG_SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # a marker, but no restart and no stuffed byte of a scan
-EXIF_ORIENTATION = 0x0112
-XMP = ("xmp", "XML:com.adobe.xmp")
-TAIL = 1 << 16  # bytes in which a JPEG's end is sought when the whole file is not read
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".mpo"),
+)
+"""What the names of image files end in, in any mixture of upper and lower case."""
+BY_OPENCV = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # Pillow's names; it needs up to twice as long for these
 
 
 def is_image_name(path: Path) -> bool:
@@ -25,72 +36,51 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-class ImageError(UserError):
-    """An image that cannot be used, and why."""
-
-
 def read_image(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright; grey, CMYK, 16-bit and transparent images are converted.
+    """(H, W, 3) uint8 RGB of an image file, upright; of several frames or pages, the first.
 
-    Raises ImageError for a file that is missing, no image, or truncated.
+    Raises ImageError for a file that is missing, not an image, truncated, or larger than `MAX_PIXELS`.
     """
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise ImageError(f"{path} cannot be read: {reason(error)}.") from error
     return decode_image(data, path)
 
 
-def decode_image(data: bytes, path: str | Path) -> np.ndarray:
-    """`read_image` for a file's content; `path` is named in errors."""
-    _refuse_truncated(path, data)
+def decode_image(data: bytes, name: object) -> np.ndarray:
+    """`read_image` for a file's content; errors call it `name`."""
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-    except cv2.error:  # more pixels than OpenCV allows
-        image = None
-    if image is None:
-        raise ImageError(f"{path} is not an image that OpenCV can read: replace it or remove it from the list.")
-    return image
+        if data.startswith(JPEG_START):
+            data = whole_jpeg(data, name)
+        file = io.BytesIO(data)
+        image = open_image(file, name)
+        if image.format not in BY_OPENCV or image.mode not in ("L", "RGB", "RGBA"):
+            refuse_truncated(file, image.format, name)  # Pillow does not miss the end of a PNG
+            return pillow_pixels(image, name)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is None:
+            raise ImageError(f"{name} is damaged: copy the file again.")
+        return turned(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), header_of(image, file).orientation)
+    except (MemoryError, cv2.error) as error:
+        raise ImageError(f"{name} cannot be decoded ({reason(error)}): cut it into tiles.") from error
 
 
 def probe_image(path: str | Path) -> tuple[int, int]:
-    """Height and width of the upright image, from the file's head; of a JPEG, the end is looked at too.
+    """Height and width of the upright image, as `probe_header` finds them. Raises ImageError."""
+    return probe_header(path).upright
+
+
+def probe_header(path: str | Path) -> ImageHeader:
+    """Size and orientation of an image, from the file's head; of JPEG and PNG, the end is looked for too.
 
     Raises ImageError as `read_image` does, as far as that can be seen without decoding.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            for key in XMP:  # OpenCV knows no orientation but EXIF's, Pillow would look here too
-                image.info.pop(key, None)
-            rotated = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
         with open(path, "rb") as file:
-            head = file.read(2)
-            file.seek(max(0, file.seek(0, 2) - TAIL))
-            tail = file.read()
-            if head == JPEG_START and tail.rfind(JPEG_END) <= tail.rfind(JPEG_SCAN):
-                file.seek(0)
-                _refuse_truncated(path, file.read())
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image: replace it or remove it from the list.") from error
-    except Exception as error:  # Pillow raises many kinds on damaged bytes
+            image = open_image(file, path)
+            header = header_of(image, file)
+            refuse_truncated(file, image.format, path)
+            return header
+    except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {reason(error)}.") from error
-    return (width, height) if rotated else (height, width)
-
-
-def _refuse_truncated(path: str | Path, data: bytes) -> None:
-    """A JPEG without its end marker was cut off: OpenCV would fill the rest with grey and say nothing.
-
-    Segments are skipped by their length, so that the end of a thumbnail in them does not count, and what follows
-    the end is not looked at: phones put videos there.
-    """
-    position = len(JPEG_START)
-    while data.startswith(JPEG_START):
-        marker = JPEG_SEGMENT.search(data, position)
-        if marker is None:
-            raise ImageError(f"{path} is truncated: copy the file again.")
-        if marker.group() == JPEG_END:
-            return
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")

@@ -12,7 +12,8 @@ import pickle
 import shutil
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache, lru_cache
 from multiprocessing.queues import Queue
 from typing import Any, Literal, NamedTuple
@@ -156,11 +157,24 @@ def train_batches(dataset: ImageDataset, sampler: TrainSampler, workers: int, pi
 
 
 def test_batches(
-    dataset: ImageDataset, batch_size: int, rank: int, world: int, workers: int, pin: bool
+    dataset: ImageDataset,
+    batch_size: int,
+    rank: int,
+    world: int,
+    workers: int,
+    pin: bool,
+    sizes: Sequence[Hashable] | None = None,
 ) -> Iterator[Any]:
-    """Every image once, those of other processes left out; raises ImageError if an image must not be left out."""
-    own = [Draw(index, index) for index in range(rank, len(dataset), world)]
-    return _read(dataset, [own[i : i + batch_size] for i in range(0, len(own), batch_size)], workers, pin)
+    """Every image once, those of other processes left out; raises ImageError if an image must not be left out.
+
+    Args:
+        sizes: of the images, which share a batch only if they have one size: padding changes what is found
+    """
+    groups: dict[Hashable, list[Draw]] = defaultdict(list)
+    for index in range(rank, len(dataset), world):
+        groups[None if sizes is None else sizes[index]].append(Draw(index, index))
+    batches = [own[i : i + batch_size] for own in groups.values() for i in range(0, len(own), batch_size)]
+    return _read(dataset, sorted(batches), workers, pin)
 
 
 def _read(dataset: ImageDataset, sampler: object, workers: int, pin: bool) -> Iterator[Any]:

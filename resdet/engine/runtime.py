@@ -1,11 +1,10 @@
-"""Where training runs: processes, device, number type."""
+"""Where training runs: processes, and the device and number type of each."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -15,10 +14,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from resdet.engine.device import choose_device, choose_dtype
 from resdet.errors import UserError
 
 T = TypeVar("T")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,6 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def local_world_size() -> int:
-    """Number of processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def is_main() -> bool:
@@ -122,17 +116,13 @@ def mean(values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(values, (total / dist.get_world_size()).tolist(), strict=True))
 
 
-def choose(device: str, precision: str) -> Runtime:
+def choose(device: str | int | torch.device | None, precision: str | torch.dtype | None) -> Runtime:
     """The device and the number type of this process, inside `process_group` if there are several.
 
-    Args:
-        device: auto, cpu, cuda or cuda:N
-        precision: auto, fp32, bf16 or fp16
-
-    Raises UserError for what is not there.
+    Raises UserError for what is not there, as `choose_device` and `choose_dtype` do.
     """
-    chosen = _device(device)
-    return Runtime(rank(), world_size(), chosen, _dtype(precision, chosen))
+    chosen = choose_device(device)
+    return Runtime(rank(), world_size(), chosen, choose_dtype(precision, chosen))
 
 
 def start(device: str, precision: str) -> Runtime:
@@ -144,49 +134,6 @@ def start(device: str, precision: str) -> Runtime:
     else:
         keep_freed_memory()
     return runtime
-
-
-def _device(name: str) -> torch.device:
-    """The device called `name`. Raises UserError if there is none."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UserError(f"Device not found: --device {name}; choose auto, cpu, cuda or cuda:N.")
-    available = torch.cuda.is_available()
-    if name == "cpu" or (name == "auto" and not available):
-        return torch.device("cpu")
-    if not available:
-        raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device here; use --device cpu.")
-    return torch.device("cuda", _gpu(name))
-
-
-def _gpu(name: str) -> int:
-    """Number of the GPU called `name`. Raises UserError if there is none, or several processes would share one."""
-    gpus, processes = torch.cuda.device_count(), local_world_size()
-    number = name.removeprefix("cuda:")
-    if not number.isdigit():
-        if processes > gpus:
-            raise UserError(
-                f"--device {name}: {processes} processes on this machine need a GPU each, but torch sees {gpus}; "
-                f"start torchrun with --nproc-per-node {gpus}."
-            )
-        return int(os.environ.get("LOCAL_RANK", 0))
-    if processes > 1:
-        raise UserError(
-            f"--device {name}: all {processes} processes on this machine would share this GPU; use --device cuda, "
-            "with which each process takes the GPU of its local rank."
-        )
-    if int(number) >= gpus:
-        raise UserError(f"GPU not found: --device {name}; the last one here is cuda:{gpus - 1}.")
-    return int(number)
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-    if precision not in DTYPES:
-        raise UserError(f"Unknown precision {precision}; choose auto, {', '.join(DTYPES)}.")
-    return DTYPES[precision]
 
 
 def keep_freed_memory() -> None:

@@ -18,6 +18,7 @@ from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation import report
 from resdet.evaluation.coco import read_coco_results
+from resdet.evaluation.page import write_page
 from resdet.evaluation.predict import Detecting, in_order, predict, predict_and_propose
 from resdet.evaluation.proposals import NUMBERS
 from resdet.evaluation.report import Analysis, Scores
@@ -124,6 +125,7 @@ def _report(
     analysis = report.analyse(detections, annotations, proposals)
     report.write_report(folder, scores, analysis, detections, annotations)
     _draw_sheet(folder / "detections.png", detections, annotations)
+    write_page(folder, f"{config.name} on {config.data.val}", scores, annotations.classes, len(annotations))
     return Evaluation(annotations, scores, analysis, folder)
 
 

@@ -24,6 +24,7 @@ from resdet.data.images import read_image
 from resdet.data.proposals import write_proposals
 from resdet.data.selective_search import selective_search
 from resdet.engine import runtime as runtimes
+from resdet.engine.device import local_world_size
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.evaluation.predict import in_order, predict_and_propose
@@ -100,7 +101,7 @@ def from_pixels(annotations: Annotations, method: str, edges: str, most: int) ->
         raise UserError("Selective search needs the package scikit-image: pip install 'resdet[proposals]'.")
     own = range(runtimes.rank(), len(annotations), runtimes.world_size())
     jobs = [(find, annotations.file(index), most) for index in own]
-    workers = max(1, (os.cpu_count() or 1) // runtimes.local_world_size())
+    workers = max(1, (os.cpu_count() or 1) // local_world_size())
     with ProcessPoolExecutor(workers) as pool:
         results = pool.map(_run, jobs, chunksize=4)
         hidden = not runtimes.is_main()

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import islice
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from resdet.boxes import resize as resize_boxes
-from resdet.config import DetConfig, check_config
+from resdet.config import DetConfig, TestConfig, check_config
 from resdet.data.detection import pad
-from resdet.data.images import read_image
-from resdet.data.transforms import TestTransform, resize
-from resdet.engine import runtime
+from resdet.data.transforms import resize
+from resdet.engine import runtime as runtimes
+from resdet.engine.forks import safe_after_fork
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError
 from resdet.inference.optimize import OptimizedRCNN
+from resdet.inference.pictures import Picture, each_picture, is_picture, to_pixels
 from resdet.inference.test_time import TestTimeRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.resdet import ModelFile, load_model
 from resdet.models.weights.strict import load_strictly
 
-Picture = str | Path | Image.Image | np.ndarray
-"""a file, or RGB pixels: an image of Pillow's, or (H, W, 3) uint8"""
+READ_AHEAD = 8  # batches of images that are held at a time, from which those of one size are taken together
+Member = tuple[str, ModelFile[DetConfig]]
+"""where a network of an ensemble comes from, and what the file holds"""
 
 
 def restore(file: ModelFile, source: str | Path) -> FasterRCNN:
@@ -45,19 +48,31 @@ def prepare(file: ModelFile[DetConfig], source: str | Path, runtime: Runtime) ->
     It is to be given images of `image_size`. Raises UserError if weights do not fit, or the networks of an ensemble
     have different classes.
     """
-    test = file.config.test
-    models = [restore(file, source)]
-    for path in test.ensemble:
+    return assemble(members_of(file, source), runtime)
+
+
+def members_of(file: ModelFile[DetConfig], source: str | Path) -> list[Member]:
+    """A model file, and those of the ensemble that its test settings name. Raises UserError."""
+    members = [(str(source), file)]
+    for path in file.config.test.ensemble:
         other = load_model(path)
         if other.classes != file.classes:
             raise UserError(
                 f"{path} has different classes from {source}: the detectors of an ensemble need the same "
                 "classes in the same order."
             )
-        models.append(restore(replace(other, config=replace(other.config, test=test)), path))
+        members.append((path, replace(other, config=replace(other.config, test=file.config.test))))
+    return members
+
+
+@safe_after_fork
+def assemble(members: Sequence[Member], runtime: Runtime) -> OptimizedRCNN | TestTimeRCNN:
+    """The networks of an ensemble, or the only one, with the methods that the first one's test settings ask for."""
+    config = members[0][1].config
+    models, test = [restore(file, source) for source, file in members], config.test
     if len(models) == 1 and not (test.scales or test.flip or test.refine):
         return OptimizedRCNN(models[0], runtime)
-    short_side = file.config.data.test_short_side
+    short_side = config.data.test_short_side
     return TestTimeRCNN(
         models, runtime, short_side=short_side, scales=test.scales, flip=test.flip, refine=test.refine
     )
@@ -82,47 +97,61 @@ class NamedDetections(NamedTuple):
     """of the classes, one for each box"""
 
 
+class _Resized(NamedTuple):
+    """An image as the network is given it."""
+
+    pixels: np.ndarray
+    """(h, w, 3) uint8"""
+    original_shape: tuple[int, ...]
+
+
 class Detector:
-    """Images in, detections out. `Detector.load` makes one from a run; threads may share it.
+    """Images in, detections out. `Detector.load` makes one from a run.
+
+    Threads may share it, it can be copied and pickled, and it works in processes that were forked or spawned.
 
     Args:
-        network: images → detections
-        classes: names in the order of the labels
-        transform: how images are resized
+        members: the network's file, and those of an ensemble's other networks
         runtime: device and number type
     """
 
-    def __init__(
-        self,
-        network: OptimizedRCNN | TestTimeRCNN,
-        classes: tuple[str, ...],
-        transform: TestTransform,
-        runtime: Runtime,
-    ) -> None:
-        self.network, self.classes, self.transform, self.runtime = network, classes, transform, runtime
+    def __init__(self, members: Sequence[Member], runtime: Runtime) -> None:
+        self.members, self.runtime, self.process = tuple(members), runtime, os.getpid()
+        _, file = self.members[0]
+        self.classes = file.classes
+        self.short_side, self.max_side = image_size(file.config)
+        self.network = assemble(self.members, runtime)
 
     @classmethod
-    def load(cls, source: str | Path, device: str = "auto", precision: str = "auto", **test: Any) -> Detector:
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        device: str | int | torch.device | None = "auto",
+        precision: str | torch.dtype | None = "auto",
+        **test: Any,
+    ) -> Detector:
         """Load a run folder or a weights file; nothing of the host process changes.
 
         Raises UserError for a file of another kind, and for a setting that does not exist or has no such value.
 
         Args:
-            device: auto, cpu, cuda or cuda:N
-            precision: auto, fp32, bf16 or fp16
+            device: auto (or None), cpu, cuda, cuda:N or N, or an object of torch's
+            precision: auto (or None), fp32, bf16 or fp16, or a type of torch's
             test: settings of `TestConfig` to change, such as flip=True or vote_iou=0.5
         """
-        file = load_model(source)
-        file = replace(file, config=replace(file.config, test=replace(file.config.test, **test)))
+        file = load_model(Path(source))
+        file = replace(file, config=replace(file.config, test=_changed(file.config.test, test)))
         check_config(file.config)
         if file.config.model.proposals == "given":
             raise UserError(
                 f"{source} needs proposals from files, so it cannot detect in an image alone: evaluate it "
                 "with `resdet eval-det`."
             )
-        started = runtime.choose(device, precision)
-        transform = TestTransform(*image_size(file.config))
-        return cls(prepare(file, source, started), file.classes, transform, started)
+        return cls(members_of(file, Path(source)), runtimes.choose(device, precision))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The files and the settings: what a network was rearranged to cannot be pickled."""
+        return _rebuilt, (type(self), self.members, str(self.runtime.device), self.runtime.dtype)
 
     @overload
     def __call__(self, images: Picture) -> NamedDetections: ...  # type: ignore[overload-overlap]  # a str
@@ -132,41 +161,63 @@ class Detector:
     def __call__(
         self, images: Picture | Iterable[Picture], batch_size: int = 1
     ) -> NamedDetections | list[NamedDetections]:
-        """What is in an image, or in each of several.
+        """What is in an image, or in each of several; the same, whatever other images it is given with.
 
-        Raises UserError for a file that is not an image, and for pixels that are not (H, W, 3) uint8.
+        Raises UserError for what is not an image, in a sentence that says what to do instead.
 
         Args:
-            images: of any sizes
-            batch_size: images that go through the network at a time, padded to a common size; it pays on GPUs
+            images: one image or an iterable of them, of any sizes and kinds (see `Picture`); a 4-d array or tensor
+                is several
+            batch_size: images that go through the network at a time, if they have one size; it pays on GPUs
         """
-        if isinstance(images, Picture):
-            return self._detect([_pixels(images)])[0]
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}: it must be a whole number from 1 on.")
+        if self.runtime.device.type == "cuda" and self.process != os.getpid():
+            raise UserError("A detector on a GPU cannot be used after a fork: start processes by spawn instead.")
+        if is_picture(images):
+            return self._detect(iter([("The image", images)]), 1)[0]
+        return self._detect(each_picture(images), batch_size)
+
+    @safe_after_fork
+    def _detect(self, images: Iterator[tuple[str, Any]], batch_size: int) -> list[NamedDetections]:
+        """What is in each of the named images."""
         found: list[NamedDetections] = []
-        rest = iter(images)
-        while batch := [_pixels(image) for image in islice(rest, batch_size)]:
-            found += self._detect(batch)
+        while some := [self._read(*image) for image in islice(images, READ_AHEAD * batch_size)]:
+            here: dict[int, NamedDetections] = {}
+            order = sorted(range(len(some)), key=lambda position: some[position].pixels.shape)
+            for _, group in groupby(order, key=lambda position: some[position].pixels.shape):
+                while batch := list(islice(group, batch_size)):
+                    here |= zip(batch, self._run([some[position] for position in batch]), strict=True)
+            found += [here[position] for position in range(len(some))]
         return found
 
-    def _detect(self, images: Sequence[np.ndarray]) -> list[NamedDetections]:
-        resized = [resize(image, self.transform.short_side, self.transform.max_side) for image in images]
-        pixels, sizes = pad(resized)
+    def _read(self, name: str, image: Any) -> _Resized:
+        pixels = to_pixels(image, name)
+        return _Resized(resize(pixels, self.short_side, self.max_side), pixels.shape)
+
+    def _run(self, images: Sequence[_Resized]) -> Iterator[NamedDetections]:
+        """What the network finds in images of one size."""
+        pixels, sizes = pad([image.pixels for image in images])
         found = self.network(pixels.to(self.runtime.device), sizes)
-        results = []
-        for image, small, (boxes, scores, labels) in zip(images, resized, found, strict=True):
+        for image, (boxes, scores, labels) in zip(images, found, strict=True):
             names = [self.classes[label] for label in labels.tolist()]
-            boxes = resize_boxes(boxes, small.shape, image.shape)
-            results.append(NamedDetections(boxes.cpu(), scores.cpu(), labels.cpu(), names))
-        return results
+            boxes = resize_boxes(boxes, image.pixels.shape, image.original_shape)
+            yield NamedDetections(boxes.cpu(), scores.cpu(), labels.cpu(), names)
 
 
-def _pixels(image: Picture) -> np.ndarray:
-    """(H, W, 3) uint8 RGB"""
-    if isinstance(image, str | Path):
-        return read_image(image)
-    pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise UserError(
-            f"An array must hold (H, W, 3) uint8 pixels in RGB order; this one is {pixels.shape} {pixels.dtype}."
-        )
-    return pixels
+def _rebuilt(kind: type[Detector], members: Sequence[Member], device: str, dtype: torch.dtype) -> Detector:
+    """A detector from its pickle, where it may find another machine."""
+    return kind(members, runtimes.choose(device, dtype))
+
+
+def _changed(config: TestConfig, settings: dict[str, Any]) -> TestConfig:
+    """`config` with other values for some settings; lists become tuples. Raises UserError for an unknown name."""
+    known = [field.name for field in fields(config)]
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, 1) or known
+            raise UserError(f"test.{name} is not a setting: use {', '.join(near)}.")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return replace(config, **values)

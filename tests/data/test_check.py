@@ -14,7 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from annotated import Picture, annotated
 
+from resdet.data import records
 from resdet.data.annotations import Annotations
 from resdet.data.check import (
     anchor_overlap,
@@ -26,42 +28,32 @@ from resdet.data.check import (
 )
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import read_image
-from resdet.data.records import ImageRecord, flatten
 from resdet.data.shapes import draw
 from resdet.models.anchors import base_anchors, grid_anchors
 
 
 def annotations(
-    boxes: list[list[float]], files: tuple[str, ...] = ("a.jpg",), skipped: tuple[str, ...] = ()
+    boxes: list[list[float]], names: tuple[str, ...] = ("a",), skipped: tuple[str, ...] = ()
 ) -> Annotations:
     """All boxes in the first of some images of 100×50 pixels; of two classes, the second without objects."""
-    records = [ImageRecord("i", file, (50, 100), np.empty((0, 4)), [], [], []) for file in files]
-    records[0].boxes, records[0].names = np.array(boxes, float).reshape(-1, 4), ["cat"] * len(boxes)
-    records[0].difficult = [False] * len(boxes)
-    return flatten(records, ("cat", "zebra"), skipped, "error")
+    pictures = [Picture(name, (50, 100)) for name in names]
+    return annotated([pictures[0]._replace(boxes=boxes), *pictures[1:]], ("cat", "zebra"), skipped)
 
 
 # Annotations
 
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
-    record = ImageRecord(
-        "a", "a.jpg", (50, 100), np.array([[0.0, 0, 100, 50], [1, 2, 30, 40]]), ["cat", "dog"], [False] * 2, []
-    )
-    good = flatten([record], ("cat", "dog"), [], "error")
-    other = flatten([ImageRecord("b", "b.jpg", *record_fields(record))], ("cat", "dog"), [], "error")
+    picture = Picture("a", (50, 100), [[0.0, 0, 100, 50], [1, 2, 30, 40]], [0, 1])
+    good = annotated([picture], ("cat", "dog"))
+    other = annotated([picture._replace(name="b")], ("cat", "dog"))
     assert check_annotations({"train": good, "val": other}) == []
-
-
-def record_fields(record: ImageRecord) -> tuple[Any, ...]:
-    """All but identifier and file."""
-    return record.size, record.boxes, record.names, record.difficult, record.dropped
 
 
 def test_each_kind_is_found_where_it_is() -> None:
     boxes = [[0, 0, 10, 10], [-7, 0, 10, 10], [0, 0, 10, 10], [5, 5, 120.5, 50], [0, 0, 100.4, 50]]
-    train = annotations(boxes, ("a.jpg", "b.jpg", "b.jpg"), ("c.jpg is missing.",))
-    val = annotations([[1, 1, 5, 5]], ("d.jpg", "a.jpg"))
+    train = annotations(boxes, ("a", "b", "b"), ("c.jpg is missing.",))
+    val = annotations([[1, 1, 5, 5]], ("d", "a"))
     found = check_annotations({"train": train, "val": val})
     assert [(f.kind, f.split, f.image, f.box) for f in found] == [
         ("skipped", "train", -1, -1),
@@ -78,7 +70,7 @@ def test_each_kind_is_found_where_it_is() -> None:
 
 def test_images_with_more_objects_than_a_detector_finds_are_named() -> None:
     boxes = [[0, 0, 10, number + 1] for number in range(5)]
-    data = annotations(boxes, ("a.jpg", "b.jpg"))
+    data = annotations(boxes, ("a", "b"))
     assert check_crowds({"train": data}, 5, 5) == []
     found = check_crowds({"train": data, "val": annotations([])}, 4, 3)
     assert [(f.kind, f.split, f.image) for f in found] == [
@@ -261,7 +253,7 @@ def test_the_command_finds_names_and_draws(
     folder = tmp_path / "runs/tiny/data"
     content = json.loads((folder / "report.json").read_text())
     kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
-    assert "train_00001.jpg is missing" in kinds["skipped"]
+    assert "train_00001.jpg" in kinds["skipped"] and "is missing" in kinds["skipped"]
     assert (
         "train_00002.jpg" in kinds["same picture in two splits"]
         and "val_00000.jpg" in kinds["same picture in two splits"]
@@ -276,15 +268,17 @@ def test_the_command_finds_names_and_draws(
 
 
 def test_a_damaged_and_a_resized_image_are_found(
-    recipe: Path, shapes_root: Path, tmp_path: Path, cli: Callable[..., Any]
+    recipe: Path, shapes_root: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In COCO's format sizes are believed until an image is opened."""
+    """Where there are very many images, stated sizes are believed until an image is opened."""
+    monkeypatch.setattr(records, "MANY_IMAGES", 1)
+    monkeypatch.setattr(records, "SAMPLE", 1)
     cli("convert-data", shapes_root, tmp_path / "coco", "--to", "coco")
     images = tmp_path / "coco/train"
-    (images / "train_00000.jpg").write_bytes(b"no picture")
-    cv2.imwrite(str(images / "train_00001.jpg"), np.zeros((9, 9, 3), np.uint8))
+    (images / "train_00001.jpg").write_bytes(b"no picture")
+    cv2.imwrite(str(images / "train_00002.jpg"), np.zeros((9, 9, 3), np.uint8))
     status, _, _ = cli("check-data", recipe, "--data.format", "coco", "--data.root", tmp_path / "coco")
     content = json.loads((tmp_path / "runs/tiny/data/report.json").read_text())
     kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
-    assert status == 0 and "train_00000.jpg" in kinds["unreadable image"]
-    assert "train_00001.jpg has 9×9 pixels, not" in kinds["other size"]
+    assert status == 0 and "train_00001.jpg" in kinds["unreadable image"]
+    assert "train_00002.jpg has 9×9 pixels, not" in kinds["other size"]

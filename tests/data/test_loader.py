@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from annotated import Picture, annotated
 from torch import Tensor
 
 from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, SolverConfig
@@ -24,7 +25,6 @@ from resdet.data.annotations import Annotations
 from resdet.data.detection import DetectionDataset, Sample
 from resdet.data.images import ImageError, read_image
 from resdet.data.loader import Draw, TrainSampler, epoch_batches, repeat_factors
-from resdet.data.records import ImageRecord, flatten
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
 from resdet.data.transforms import TrainTransform
 from resdet.data.voc import read_voc
@@ -245,9 +245,8 @@ def test_evaluation_sees_each_image_once(annotations: Annotations, world: int, b
 
 
 def test_difficult_objects_are_left_out_unless_asked_for() -> None:
-    boxes = np.array([[0, 0, 9, 9], [1, 1, 9, 9], [2, 2, 9, 9]], np.float32)
-    record = ImageRecord("a", "a.jpg", (10, 10), boxes, ["x", "y", "x"], [True, False, True], [])
-    flat = flatten([record], ("x", "y"), [], "error")
+    boxes = [[0, 0, 9, 9], [1, 1, 9, 9], [2, 2, 9, 9]]
+    flat = annotated([Picture("a", (10, 10), boxes, [0, 1, 0], [True, False, True])], ("x", "y"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "read_image", lambda path: np.zeros((10, 10, 3), np.uint8))
         for difficult, labels in ((False, [1]), (True, [0, 1, 0])):
@@ -258,8 +257,7 @@ def test_difficult_objects_are_left_out_unless_asked_for() -> None:
 
 
 def test_boxes_are_clipped_to_their_image() -> None:
-    record = ImageRecord("a", "a.jpg", (10, 20), np.array([[-3.0, 2, 25, 12]]), ["x"], [False], [])
-    flat = flatten([record], ("x",), [], "error")
+    flat = annotated([Picture("a", (10, 20), [[-3, 2, 25, 12]])])
     assert flat.target(0).boxes.tolist() == [[-3, 2, 25, 12]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "read_image", lambda path: np.zeros((10, 20, 3), np.uint8))
@@ -268,16 +266,11 @@ def test_boxes_are_clipped_to_their_image() -> None:
 
 
 def test_images_are_selected_with_their_boxes() -> None:
-    def record(name: str, difficult: list[bool]) -> ImageRecord:
+    def picture(name: str, difficult: list[bool]) -> Picture:
         boxes = np.arange(4.0) + 10 * np.arange(len(difficult))[:, None] + [0, 0, 5, 5]
-        return ImageRecord(name, f"{name}.jpg", (50, 50), boxes, ["x"] * len(difficult), difficult, [])
+        return Picture(name, (50, 50), boxes, difficult=difficult)
 
-    flat = flatten(
-        [record("a", [False, True]), record("b", []), record("c", [True]), record("d", [False])],
-        ("x",),
-        [],
-        "error",
-    )
+    flat = annotated([picture("a", [False, True]), picture("b", []), picture("c", [True]), picture("d", [False])])
     chosen = flat.select(np.array([3, 0]))
     assert [chosen.id(index) for index in range(len(chosen))] == ["d", "a"]
     for index, original in enumerate([3, 0]):
@@ -414,8 +407,9 @@ def test_the_config_becomes_batches(config: DetConfig) -> None:
     assert len(batches) == 3 * 2 and all(len(batch.names) == 2 for batch in batches)
     assert all(batch.sizes.min() <= 40 and batch.sizes.max() <= 60 for batch in batches)
     batches = list(build.validation_batches(validation, config, runtime))
-    assert [batch.indices for batch in batches] == [[0, 1, 2], [3]]
+    assert [batch.indices for batch in batches] == [[0], [1, 3], [2]], "images of one size, up to three"
     for batch in batches:
+        assert (batch.sizes == torch.tensor(batch.images.shape[2:])).all(), "nothing is padded"
         for name, size in zip(batch.names, batch.original_sizes.tolist(), strict=True):
             assert read_image(name).shape[:2] == tuple(size)
 

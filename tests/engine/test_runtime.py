@@ -48,10 +48,21 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         ("cuda", 2, 2, 1, "cuda:1"),
         ("auto", 4, 2, 1, "cuda:1"),
         ("cuda:1", 2, 1, 0, "cuda:1"),
+        (None, 0, 1, 0, "cpu"),
+        ("", 1, 1, 0, "cuda:0"),
+        ("cpu:0", 2, 1, 0, "cpu"),
+        ("CPU", 0, 1, 0, "cpu"),
+        (torch.device("cpu"), 2, 1, 0, "cpu"),
+        (torch.device("cuda"), 2, 2, 1, "cuda:1"),
+        (torch.device("cuda", 1), 2, 1, 0, "cuda:1"),
+        (1, 2, 1, 0, "cuda:1"),
+        ("1", 2, 1, 0, "cuda:1"),
+        ("gpu", 2, 2, 1, "cuda:1"),
+        ("GPU:1", 2, 1, 0, "cuda:1"),
     ],
 )
 def test_each_process_has_its_device(
-    name: str, gpus: int, processes: int, local_rank: int, expected: str, machine: Callable[..., None]
+    name: Any, gpus: int, processes: int, local_rank: int, expected: str, machine: Callable[..., None]
 ) -> None:
     machine(gpus, processes, local_rank)
     assert start(name, "fp32").device == torch.device(expected)
@@ -60,17 +71,22 @@ def test_each_process_has_its_device(
 @pytest.mark.parametrize(
     ("name", "gpus", "processes", "words"),
     [
-        ("cuda:0", 2, 2, ("all 2 processes", "--device cuda,", "local rank")),
+        ("cuda:0", 2, 2, ("all 2 processes", "choose cuda,", "local rank")),
+        (0, 2, 2, ("all 2 processes", "choose cuda,", "local rank")),
         ("cuda:2", 2, 1, ("GPU not found", "cuda:1")),
         ("cuda", 2, 3, ("3 processes", "torch sees 2", "--nproc-per-node 2")),
         ("auto", 2, 3, ("3 processes", "torch sees 2", "--nproc-per-node 2")),
-        ("cuda", 0, 1, ("no CUDA device", "--device cpu")),
-        ("cuda:0", 0, 1, ("no CUDA device", "--device cpu")),
-        *((name, 1, 1, ("auto, cpu, cuda or cuda:N",)) for name in ("0", "gpu", "tpu:x", "cuda:", "cuda:-1", "")),
+        *((name, 0, 1, ("no CUDA device", "choose cpu")) for name in ("cuda", "cuda:0", "0", 0, "gpu")),
+        *((name, 1, 1, ("Apple", "choose cpu")) for name in ("mps", "mps:0", torch.device("mps"))),
+        ("0,1", 2, 1, ("auto, cpu, cuda or cuda:N", "torchrun")),
+        *(
+            (name, 1, 1, ("auto, cpu, cuda or cuda:N",))
+            for name in ("tpu:x", "cuda:", "cuda:-1", -1, "cpu:1", True, 0.0, torch.device("meta"), "gpus", "²")
+        ),
     ],
 )
 def test_a_device_that_cannot_be_used_is_refused(
-    name: str,
+    name: Any,
     gpus: int,
     processes: int,
     words: tuple[str, ...],
@@ -78,13 +94,28 @@ def test_a_device_that_cannot_be_used_is_refused(
     refuses: Callable[..., Any],
 ) -> None:
     machine(gpus, processes)
-    with refuses(f"--device {name}", *words):
+    with refuses(name, *words):
         start(name, "fp32")
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("fp32", "float32", "float", "32", torch.float32), torch.float32),
+        (("bf16", "bfloat16", "BF16", torch.bfloat16), torch.bfloat16),
+        (("fp16", "half", "float16", "16", torch.float16), torch.float16),
+    ],
+)
+def test_precisions_by_other_names(names: tuple[Any, ...], expected: torch.dtype) -> None:
+    for name in names:
+        assert runtime.choose("cpu", name).dtype == expected
+    assert runtime.choose(None, None) == runtime.choose("auto", "auto")
+
+
 def test_an_unknown_precision_is_refused(refuses: Callable[..., Any]) -> None:
-    with refuses("fp8", "auto, fp32, bf16, fp16"):
-        start("cpu", "fp8")
+    for name in ("fp8", torch.float64, 64):
+        with refuses(name, "auto, fp32, bf16, fp16"):
+            runtime.choose("cpu", name)  # type: ignore[arg-type]
 
 
 # Processes

@@ -15,6 +15,8 @@ from resdet.boxes import iou
 from resdet.config import DetConfig, load_config
 from resdet.data.annotations import Annotations
 from resdet.data.build import read_annotations, validation_batches
+from resdet.data.detection import DetectionDataset
+from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
 from resdet.engine.runtime import Runtime
 from resdet.evaluation.predict import predict, predict_and_propose, predict_with_losses, to_device
 from resdet.inference.detector import Detector, restore
@@ -22,7 +24,7 @@ from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.resdet import load_model
 from resdet.seeds import Purpose, seed_everything
-from resdet.types import Detections, Losses
+from resdet.types import Batch, Detections, Losses
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 
@@ -114,6 +116,23 @@ def test_the_detector_finds_what_the_evaluation_finds(
         assert same.any(1).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 6])
+def test_what_is_found_does_not_depend_on_the_batch_size(
+    batch_size: int, config: DetConfig, annotations: Annotations, model: FasterRCNN
+) -> None:
+    """Since only images of one size share a batch: nothing is padded."""
+    expected = predict(model, validation_batches(annotations, config, ALONE), ALONE)
+    config = replace(config, test=replace(config.test, batch_size=batch_size))
+    batches = list(validation_batches(annotations, config, ALONE))
+    assert len(annotations) > len(batches) > 1
+    for batch in batches:
+        assert (batch.sizes == torch.tensor(batch.images.shape[2:])).all()
+    found = predict(model, batches, ALONE)
+    for index, detections in expected.items():
+        for ours, theirs in zip(found[index], detections, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-3)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("world", [1, 3, 8])
 def test_every_image_is_seen_once(world: int, batch_size: int, config: DetConfig, annotations: Annotations) -> None:
@@ -148,9 +167,10 @@ class WholeImage(nn.Module):
 
 def test_padding_does_not_enter_the_scale(config: DetConfig, annotations: Annotations) -> None:
     """Images of both orientations in one batch."""
-    together = replace(config, test=replace(config.test, batch_size=6))
-    (batch,) = validation_batches(annotations, together, ALONE)
-    assert len({tuple(size) for size in batch.sizes.tolist()}) > 1
+    transform = ValTransform(config.data.test_short_side, config.data.max_side)
+    dataset = DetectionDataset(annotations, transform, difficult=False, unreadable="refuse")
+    batch = dataset.collate([dataset.load(index, 0) for index in range(len(dataset))])
+    assert isinstance(batch, Batch) and len({tuple(size) for size in batch.sizes.tolist()}) > 1
     for index, detections in predict(WholeImage(), [batch], ALONE).items():  # type: ignore[arg-type]
         height, width = (float(side) for side in annotations.sizes[index])
         torch.testing.assert_close(detections.boxes, torch.tensor([[0, 0, width, height]]))

@@ -12,10 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from resdet.errors import UserError
+from resdet.errors import UserError, listed
 from resdet.models.backbones.resnet import ARCHITECTURES, ResNet
 from resdet.models.layers.norm import FrozenBatchNorm2d
-from resdet.models.weights.strict import listed
 
 # Our name → detectron2's; every rule is applied in turn.
 DETECTRON2_NAMES = (

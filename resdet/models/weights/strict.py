@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resdet.errors import UserError, reason
+from resdet.errors import UserError, listed, reason
 from resdet.pickles import read_pickle
 
 
@@ -71,9 +71,3 @@ def _read_torch(path: Path) -> object:
         raise UserError(
             f"{path} cannot be read as plain weights ({reason(error)}): pass a state_dict written by torch.save."
         ) from error
-
-
-def listed(names: list[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
