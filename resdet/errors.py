@@ -1,6 +1,7 @@
 """The one error that a user meets, parts of its sentence, and the end that a signal asks for."""
 
 import re
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -17,6 +18,12 @@ class Stopped(BaseException):
     def __init__(self, signal: int, message: str = "") -> None:
         super().__init__(message)
         self.signal = signal
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The first few of `names` inside a sentence, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def reason(error: BaseException) -> str:

@@ -15,10 +15,10 @@ _ASCII = str.maketrans({"×": "x", "→": "->", "−": "-", "–": "-", "—": "
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of codecs: our own signs in ASCII, and all else as its number."""
+    """An error handler of codecs: our own signs in ASCII, other characters and bytes of file names as numbers."""
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end].translate(_ASCII)
-    return text.encode("ascii", "backslashreplace").decode(), error.end
+    return text.encode("ascii", "backslashreplace").decode().replace("\\udc", "\\x"), error.end
 
 
 codecs.register_error("resdet", _spell)

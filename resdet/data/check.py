@@ -14,6 +14,8 @@ import numpy as np
 
 from resdet.data.annotations import Annotations
 
+MANY_CLASSES = 20  # without objects: more of them are one finding
+
 
 class Finding(NamedTuple):
     """One thing that may be wrong."""
@@ -103,11 +105,13 @@ def _check_split(split: str, annotations: Annotations) -> list[Finding]:
             sentence = f"{annotations.file(image[box])}: a box of {name!r}, {how(box)}."
             found.append(Finding(kind, split, sentence, int(image[box]), box))
     missing = np.flatnonzero(np.bincount(annotations.labels, minlength=len(annotations.classes)) == 0)
-    found += [
-        Finding("class without objects", split, f"{annotations.classes[label]!r} has no objects in {split}.")
-        for label in missing
+    names = [repr(annotations.classes[label]) for label in missing]
+    if len(names) > MANY_CLASSES:
+        names = [f"{len(names):,} classes, such as {', '.join(names[:3])},"]
+    verb = "have" if len(missing) > MANY_CLASSES else "has"
+    return found + [
+        Finding("class without objects", split, f"{who} {verb} no objects in {split}.") for who in names
     ]
-    return found
 
 
 def _beyond(annotations: Annotations, image: np.ndarray) -> np.ndarray:

@@ -116,6 +116,8 @@ def _open_run(task: Task, state: TrainState, folder: Path, runtime: Runtime, res
     different = state.progress.compare_by(task.measure)
     if runtime.is_main:  # only now: what cannot be resumed keeps its config
         write_text(folder / "config.json", json.dumps(to_dict(task.config), indent=1) + "\n")
+        for half in folder.glob(".tmp??????"):  # left by safetensors, if it was killed
+            half.unlink()
         if not resume:  # so that a training run can be resumed from its first moment
             save_state(folder / STATE, state.state_dict())
     if not different:

@@ -11,6 +11,7 @@ import numpy as np
 
 from resdet.evaluation.report import Scores
 from resdet.io import write_text
+from resdet.lettering import one_line
 
 PICTURES = (
     ("detections.png", "Annotated (left) and detected (right)"),
@@ -42,7 +43,7 @@ def write_page(folder: Path, title: str, scores: Scores, classes: Sequence[str],
     rows = [(classes[k], int(voc.positives[k]), coco.ap50[k], coco.ap[k], voc.ap[k]) for k in order]
     rows.append(("mean", int(voc.positives.sum()), coco.stats["ap50"], coco.stats["ap"], voc.map))
     cells = "\n".join(
-        f"<tr><td>{html.escape(name)}</td><td>{count:,}</td>"
+        f"<tr><td>{html.escape(one_line(name))}</td><td>{count:,}</td>"
         + "".join(f"<td>{_percent(v)}</td>" for v in values)
         + "</tr>"
         for name, count, *values in rows

@@ -68,6 +68,15 @@ def test_each_kind_is_found_where_it_is() -> None:
     assert "by 7 pixels" in found[2].detail and "by 20 pixels" in found[3].detail and "'cat'" in found[2].detail
 
 
+def test_many_classes_without_objects_are_one_finding() -> None:
+    """A split of a data set of 1203 classes lacks most of them."""
+    for classes, count in ((21, 20), (22, 1)):
+        data = annotated([Picture("a", (50, 100), [[0, 0, 9, 9]], [0])], [f"c{label}" for label in range(classes)])
+        found = check_annotations({"train": data})
+        assert [finding.kind for finding in found] == ["class without objects"] * count
+    assert found[0].detail == "21 classes, such as 'c1', 'c2', 'c3', have no objects in train."
+
+
 def test_images_with_more_objects_than_a_detector_finds_are_named() -> None:
     boxes = [[0, 0, 10, number + 1] for number in range(5)]
     data = annotations(boxes, ("a", "b"))
