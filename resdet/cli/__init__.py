@@ -51,7 +51,8 @@ def _status(name: str, arguments: Sequence[str]) -> int:
     except UserError as error:
         return _report(str(error))
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # the others say the same
+            print(stop, file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
         print("Stopped. To continue a training run from its last checkpoint, pass --resume RUN.", file=sys.stderr)
