@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from resdet.errors import UserError, reason
+from resdet.errors import UserError, reason, remedy
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -39,8 +39,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError about its own counters.
         why = "not all of it could be written" if isinstance(error, RuntimeError) else reason(error)
-        kept = ", the file that was there before is untouched" if path.exists() else ""
-        raise UserError(f"Cannot write {path} ({why}): free some space or choose another folder{kept}.") from error
+        what_helps = remedy(error) if isinstance(error, OSError) else ""
+        kept = ", the file that was there before is untouched" if os.path.exists(path) else ""
+        raise UserError(
+            f"Cannot write {path} ({why}): {what_helps or 'free some space or choose another folder'}{kept}."
+        ) from error
 
 
 def printable(name: object) -> str:

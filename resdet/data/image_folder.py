@@ -13,7 +13,7 @@ from resdet.data.images import ImageError, is_image_name, read_image
 from resdet.data.loader import ImageDataset, Unreadable, shared_or_own
 from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
 from resdet.data.tree import is_hidden
-from resdet.errors import UserError, some
+from resdet.errors import UserError, listed
 from resdet.types import ClsBatch
 
 
@@ -45,7 +45,7 @@ def read_image_folder(root: str | Path, split: str, classes: tuple[str, ...], *,
     found, hidden = _files_of_classes(folder)
     unknown = sorted(set(found) - set(classes))
     if classes and unknown:
-        raise UserError(f"{folder / unknown[0]} is not a class of the training data, which has {some(classes)}.")
+        raise UserError(f"{folder / unknown[0]} is not a class of the training data, which has {listed(classes)}.")
     classes = classes or tuple(sorted(found))
     files = [os.fsencode(path.relative_to(folder)) for name in classes for path in found.get(name, [])]
     labels = np.repeat(np.arange(len(classes)), [len(found.get(name, [])) for name in classes])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 
+from resdet.errors import remedy
+
 _NO_MEMORY = re.compile(
     r"can.?t allocate|cannot allocate|unable to allocate|failed to allocate|bad_?alloc|out of memory"
     r"|insufficient memory|ALLOC_FAILED",
@@ -13,26 +15,6 @@ _NO_MEMORY = re.compile(
 _AMOUNT = re.compile(
     r"(?:tried to allocate|unable to allocate|failed to allocate)\D{0,4}([\d.]+ ?\w+)", re.IGNORECASE
 )
-
-
-_REMEDIES = {
-    "ENOSPC": "free some space",
-    "EDQUOT": "free some of your quota",
-    "EACCES": "change its permissions, or choose another place",
-    "EPERM": "change its permissions, or choose another place",
-    "EROFS": "choose a place that can be written",
-    "ENAMETOOLONG": "choose a shorter name",
-    "ENOENT": "create it, or pass another path",
-    "ENOTDIR": "pass another path",
-    "EISDIR": "pass another path",
-    "ELOOP": "pass another path",
-    "EMFILE": "raise the limit with `ulimit -n 65536`, or use fewer data.workers",
-    "ENFILE": "close other programs",
-    "EIO": "check the disk",
-    "ESTALE": "check the connection to the disk",
-    "ETIMEDOUT": "check the connection to the disk",
-}
-"""what helps against an error of the system"""
 
 
 def explain(error: BaseException) -> str:
@@ -46,9 +28,9 @@ def explain(error: BaseException) -> str:
             "(data.short_sides, data.test_short_side, data.max_side; data.size of a classifier), smaller batches "
             "(solver.batch_size, or parts of them with solver.accumulate; test.batch_size), or fewer data.workers."
         )
-    if isinstance(error, OSError) and (remedy := _REMEDIES.get(errno.errorcode.get(error.errno or 0, ""))):
+    if isinstance(error, OSError) and (what_helps := remedy(error)):
         what = f"{error.filename}: " if error.filename else ""
-        return f"{what}{error.strerror}: {remedy}."
+        return f"{what}{error.strerror}: {what_helps}."
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         how = re.search(r"killed by signal: \w+", text)
         return (
@@ -56,7 +38,7 @@ def explain(error: BaseException) -> str:
             "use fewer data.workers (0 loads images in the training process), or smaller batches."
         )
     if isinstance(error, RuntimeError) and ("Too many open files" in text or "ancdata" in text):
-        return f"Too many open files: {_REMEDIES['EMFILE']}."
+        return f"Too many open files: {remedy(OSError(errno.EMFILE, ''))}."
     if isinstance(error, RuntimeError) and "start new thread" in text:
         return "No more threads can be started: raise the limit with `ulimit -u`, or use fewer data.workers."
     return ""

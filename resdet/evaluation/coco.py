@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from resdet.data.annotations import Annotations
-from resdet.errors import UserError, reason, some
+from resdet.errors import UserError, listed, reason
 from resdet.evaluation.flat import Flat, flatten
 from resdet.io import write_text
 from resdet.types import Detections
@@ -266,7 +266,7 @@ def _read_record(
     if type(category) is not int or category not in label_of:
         raise UserError(
             f"{where} has category {category!r}, which is not in the data set: it has "
-            f"{some(list(map(str, label_of)))}."
+            f"{listed(list(map(str, label_of)))}."
         )
     numbers = [score, *box] if isinstance(box, list) else []
     if len(numbers) != 5 or not all(type(n) in (int, float) and abs(n) < 1e30 for n in numbers):

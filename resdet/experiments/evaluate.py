@@ -15,7 +15,7 @@ from resdet.data.build import read_annotations, validation_batches
 from resdet.data.images import read_image
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
-from resdet.errors import UserError, some
+from resdet.errors import UserError, listed
 from resdet.evaluation import report
 from resdet.evaluation.coco import read_coco_results
 from resdet.evaluation.page import write_page
@@ -94,7 +94,7 @@ def network_and_data(
     annotations = read_annotations(config.data, config.data.val, config.data.classes or file.classes)
     if annotations.classes != file.classes:
         raise UserError(
-            f"{weights} detects {some(file.classes)}; the recipe has {some(annotations.classes)}: evaluate with "
+            f"{weights} detects {listed(file.classes)}; the recipe has {listed(annotations.classes)}: evaluate with "
             "the classes of the training, in the same order."
         )
     # The recipe says how to test; all else that shapes the network is the same in both.
