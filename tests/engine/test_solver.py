@@ -149,6 +149,7 @@ def test_a_restored_optimizer_has_the_saved_momenta_and_the_present_settings() -
         (0.5, 0.75, 0.0),
     ]  # the weight's, and that of the bias, which never decays
     bias = network.bias.item()
+    optimizer.param_groups[1]["lr"] = 0.25
     network.bias.grad = torch.full_like(network.bias, 1.0)
     optimizer.step()
     assert network.bias.item() == pytest.approx(bias - 0.25 * (0.75 * 4 + 1))
