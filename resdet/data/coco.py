@@ -17,7 +17,7 @@ import numpy as np
 from resdet.data.annotations import Annotations
 from resdet.data.masks import mask_box
 from resdet.data.records import Found, ImageRecord, assemble
-from resdet.data.text import decode
+from resdet.data.text import decode, read_head
 from resdet.data.tree import ALL, Tree, listing, split_word
 from resdet.errors import UserError, reason
 
@@ -26,7 +26,7 @@ FILES = ("annotations/instances_{}.json", "annotations/{}.json", "{}.json", "{}/
 # Where its images may lie.
 FOLDERS = ("{}", "images/{}", "images", "{}/images", "data")
 # What files are called that say nothing of their split.
-PLAIN = ("_annotations.coco", "annotations", "labels", "result", "coco", "instances", "instances_default", "data")
+PLAIN = ("_annotations.coco", "annotations", "labels", "result", "coco", "instances", "data")
 HEAD = 1 << 16  # bytes in which a file shows what it is
 NUMBERS = {int, float}
 
@@ -79,19 +79,18 @@ def _split_files(tree: Tree) -> dict[str, Path]:
     for path in sorted(found, key=lambda path: (path.parent.name != "annotations", len(path.parts), str(path))):
         if path.parent in official and not path.stem.startswith("instances_"):
             continue  # captions and keypoints of the same images
-        names = [path.stem.removeprefix("instances_")]
+        name = path.stem.removeprefix("instances_")
         if path.stem.casefold() in PLAIN:
-            parts = tree.parts(path)
-            names = [next((part for part in parts if split_word(part)), parts[-1] if parts else ALL)]
-        name = names[0] if names[0] not in files else path.relative_to(tree.root).as_posix()
+            name = tree.group(path)
+            name = tree.parts(path)[-1] if name == ALL and len(found) > 1 and tree.parts(path) else name
+        name = name if name not in files else path.relative_to(tree.root).as_posix()
         files[name] = path
     return files
 
 
 def _lists_images(path: Path) -> bool:
     """Whether a JSON file looks like one of instances, from its first bytes: it may be large."""
-    with path.open("rb") as file:
-        head = file.read(HEAD).replace(b"\x00", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \r\n\t")
+    head = read_head(path, HEAD).replace(b"\x00", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \r\n\t")
     keys = [key in head for key in (b'"images"', b'"annotations"', b'"categories"')]
     whole = len(head) < HEAD - 4
     return head.startswith(b"{") and b'"imagePath"' not in head and (sum(keys) >= 2 or (any(keys) and not whole))

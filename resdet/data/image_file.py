@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import re
 import struct
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import BinaryIO, NamedTuple
 
@@ -28,6 +30,7 @@ JPEG_SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # a marker, but no rest
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 JPEG_FRAMES = [bytes([0xFF, code]) for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC)]
 FILLER = bytes(5 * i % 251 + 1 for i in range(1, 4096))  # which no decoder takes for a marker
+_LIMIT = threading.Lock()
 TAIL = 1 << 16  # bytes in which a JPEG's end is sought first
 
 
@@ -64,9 +67,8 @@ def open_image(file: BinaryIO, name: object) -> ImageFile:
         factory, accepts = Image.OPEN.get(kind, (None, None))
         if factory is None or (accepts is not None and accepts(head[:16]) is not True):
             continue
-        file.seek(0)
         try:
-            image = factory(file, "")
+            image = _opened(factory, file)
         except (SyntaxError, IndexError, TypeError, struct.error):  # as Pillow itself: another kind, or damaged
             damaged = f"is damaged or an unusual kind of {kind}: copy it again, or convert it to 8-bit RGB"
             continue
@@ -81,6 +83,33 @@ def open_image(file: BinaryIO, name: object) -> ImageFile:
         damaged or mistaken_for(head) or "is not an image that can be read: replace it or remove it from the list"
     )
     raise ImageError(f"{name} {what}.")
+
+
+def _opened(factory: Callable[..., ImageFile], file: BinaryIO) -> ImageFile:
+    file.seek(0)
+    try:
+        return factory(file, "")
+    except Image.DecompressionBombError:  # WebP's reader looks at the limit by itself
+        file.seek(0)
+        with lifted_limit():
+            return factory(file, "")
+
+
+@contextmanager
+def lifted_limit() -> Iterator[None]:
+    """Without Pillow's limit of pixels, where one of its readers insists on it; else it is the host program's."""
+    with _LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def exceeds_limit(image: ImageFile) -> bool:
+    """Whether Pillow would warn of an image's size, or refuse it."""
+    width, height = image.size
+    return width * height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
 
 
 def header_of(image: ImageFile, file: BinaryIO) -> ImageHeader:

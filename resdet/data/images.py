@@ -6,16 +6,20 @@ OpenCV decodes the common kinds, Pillow the others and what has other colours; b
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL.ImageFile import ImageFile
 
 from resdet.data.image_file import (
     JPEG_START,
     ImageError,
     ImageHeader,
+    exceeds_limit,
     header_of,
+    lifted_limit,
     open_image,
     refuse_truncated,
     whole_jpeg,
@@ -55,15 +59,22 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
             data = whole_jpeg(data, name)
         file = io.BytesIO(data)
         image = open_image(file, name)
-        if image.format not in BY_OPENCV or image.mode not in ("L", "RGB", "RGBA"):
+        if not _is_common(image):
             refuse_truncated(file, image.format, name)  # Pillow does not miss the end of a PNG
-            return pillow_pixels(image, name)
+            with lifted_limit() if exceeds_limit(image) else nullcontext():  # TIFF's reader looks at it again
+                return pillow_pixels(image, name)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is None:
             raise ImageError(f"{name} is damaged: copy the file again.")
         return turned(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), header_of(image, file).orientation)
     except (MemoryError, cv2.error) as error:
         raise ImageError(f"{name} cannot be decoded ({reason(error)}): cut it into tiles.") from error
+
+
+def _is_common(image: ImageFile) -> bool:
+    """Whether OpenCV decodes this kind of image, in all its versions, to the pixels that Pillow gives."""
+    still = image.format != "WEBP" or not getattr(image, "is_animated", False)
+    return image.format in BY_OPENCV and image.mode in ("L", "RGB", "RGBA") and still
 
 
 def probe_image(path: str | Path) -> tuple[int, int]:

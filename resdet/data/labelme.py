@@ -53,10 +53,13 @@ def _files(tree: Tree) -> list[Path]:
 
 def _has_shapes(path: Path) -> bool:
     """Whether a JSON file is one of LabelMe's: by its first and last bytes; an image may be between."""
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-        file.seek(max(0, path.stat().st_size - HEAD))
-        return b'"shapes"' in head and b'"imagePath"' in head + file.read()
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            file.seek(max(0, path.stat().st_size - HEAD))
+            return b'"shapes"' in head and b'"imagePath"' in head + file.read()
+    except OSError:
+        return False
 
 
 def _read_split(tree: Tree, split: str) -> Found:

@@ -64,7 +64,7 @@ def pillow_pixels(image: Image.Image, name: object) -> np.ndarray:
             array = np.array(image)
         else:  # palettes by way of RGBA, since Pillow warns of transparent colours otherwise
             array = np.array(image.convert("RGBA" if image.mode in ("P", "PA") else "RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # a damaged file, or a colour space without a conversion
+    except Exception as error:  # a damaged file, one above Pillow's limit, a colour space without a conversion
         raise ImageError(f"{name} cannot be read: {reason(error)}.") from error
     return turned(_rgb(_eight_bits(array, name)), exif_orientation(image.info.get("exif")))
 

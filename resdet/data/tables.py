@@ -89,7 +89,9 @@ def _rows_of_splits(tree: Tree, first: bool = False) -> dict[str, list[tuple[Pat
 
 
 def _split_of(tree: Tree, path: Path) -> str:
-    name = re.sub(r"[_-]?(labels?|annotations?|bbox|boxes|data)$", "", path.stem.strip("_-"), flags=re.IGNORECASE)
+    name = re.sub(
+        r"([_-]?(labels?|annotations?|bbox|boxes|data))+$", "", path.stem.strip("_-"), flags=re.IGNORECASE
+    )
     if not name or path.stem.casefold() in PLAIN:
         return tree.group(path)
     return name if split_word(name) or len(tree.ending(".csv")) > 1 else ALL
@@ -169,15 +171,23 @@ def _read_split(tree: Tree, split: str) -> Found:
     if not rows:
         raise UserError(f"Split not found: {split!r} of {tree.root}; splits found: {listing(csv_splits(tree))}.")
     records: dict[str, ImageRecord] = {}
+    descriptions = _descriptions(tree)
     for path, line, row in rows:
         name = row.get("image", "")
         if name not in records:
             file = tree.image(name if is_image_name(Path(name)) else f"{name}.jpg", path.parent, split)
             records[name] = ImageRecord(file, str(path), name, size=_size(row), unit="line")
-        _add(records[name], path, line, row)
+        label = row.get("label", "")
+        _add(records[name], path, line, {**row, "label": descriptions.get(label, label)})
     boxes = [box for record in records.values() for box in record.boxes]
     fractions = bool(boxes) and max(map(max, boxes)) <= 1.001 and any(value % 1 for box in boxes for value in box)
     return Found(list(records.values()), fractions=fractions)
+
+
+def _descriptions(tree: Tree) -> dict[str, str]:
+    """Code → name of the classes of Open Images."""
+    tables = [path for path in tree.ending(".csv") if "class-descriptions" in path.name]
+    return {row[0].strip(): row[1].strip() for path in tables for row in _rows(path, None) if len(row) == 2}
 
 
 def _size(row: Mapping[str, str]) -> tuple[int, int] | None:

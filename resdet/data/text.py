@@ -13,6 +13,15 @@ CHINESE = re.compile(rb"(?:[\x00-\x7f]|[\xa1-\xf7][\xa1-\xfe])*")  # every lette
 BINARY = re.compile(rb"\x00|[\x01-\x08\x0e-\x19\x1b-\x1f]")  # never in text but for Ctrl-Z
 
 
+def read_head(path: Path, size: int) -> bytes:
+    """The first bytes of a file, in which it shows what it is; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
 def read_text(path: Path) -> str:
     """The content of a text file. Raises UserError for a file that is missing, or no text."""
     try:

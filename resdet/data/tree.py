@@ -136,17 +136,17 @@ class Tree:
         found = [path for path in found if not words or not (own := split_words(self.parts(path))) or own & words]
         return _closest(found, parts, near)
 
-    def folder(self, name: str) -> Path | None:
-        """The folder or file that a description calls `name`, though it may have been moved with its data set."""
+    def place(self, name: str, base: Path) -> Path | None:
+        """The folder or file that a description in `base` calls `name`, though it may have been moved with it."""
         plain = name.strip().replace("\\", "/")
-        if (path := self.root / plain).exists():
+        if (path := base / plain).exists():
             return path
         parts = [part for part in PurePosixPath(plain).parts if part not in ("/", ".", "..") and part[-1:] != ":"]
         for first in range(len(parts)):
             if split_words(parts[:first]) - split_words(parts[first:]):
                 return None  # what is left would be another split's
-            for base in (self.root, self.root.parent if parts[first] == self.root.resolve().name else self.root):
-                if (path := base.joinpath(*parts[first:])).exists():
+            for folder in (base, base.parent if parts[first] == base.resolve().name else base):
+                if (path := folder.joinpath(*parts[first:])).exists():
                     return path
         return None
 

@@ -13,7 +13,7 @@ import numpy as np
 from resdet.data.annotations import Annotations
 from resdet.data.masks import points_box
 from resdet.data.records import Found, ImageRecord, assemble
-from resdet.data.text import read_text
+from resdet.data.text import read_head, read_text
 from resdet.data.tree import Tree, listing
 from resdet.errors import UserError
 
@@ -51,8 +51,7 @@ def _files(tree: Tree) -> list[Path]:
 
 
 def _has_regions(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+    head = read_head(path, HEAD)
     if path.suffix.lower() == ".csv":
         return b"region_shape_attributes" in head.split(b"\n")[0]
     return b'"shape_attributes"' in head or b'"_via_img_metadata"' in head

@@ -16,8 +16,8 @@ from defusedxml.ElementTree import fromstring
 from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
 from resdet.data.records import Found, ImageRecord, assemble
-from resdet.data.text import decode, read_lines
-from resdet.data.tree import Partners, Tree, is_file, listing
+from resdet.data.text import decode, read_head, read_lines
+from resdet.data.tree import Partners, Tree, is_file, listing, split_word
 from resdet.errors import UserError, reason
 
 YEAR = re.compile(r"VOC(\d{4})")
@@ -57,47 +57,61 @@ def read_voc(
 
 def voc_splits(tree: Tree) -> list[str]:
     """The lists of images that are not of one class, those of VOC2007 as 2007_train; or else the folders."""
-    names = []
-    for prefix, folder in _folders(tree.root):
-        stems = [path.stem for path in sorted((folder / "ImageSets" / "Main").glob("*.txt"))]
-        names += [prefix + stem for stem in stems if "_" not in stem or stem.rpartition("_")[2] not in stems]
-    if not any(map(_is_annotation, tree.ending(".xml")[:3])):
+    annotations = tree.ending(".xml")
+    if not any(map(_is_annotation, annotations[:3])):
         return []
-    return names or sorted({tree.group(path) for path in tree.ending(".xml")})
+    lists = _lists(tree)
+    whole = [name for name, path in lists.items() if not _is_of_class(path)]
+    return whole or sorted({tree.group(path) for path in annotations})
 
 
-def _folders(root: Path) -> list[tuple[str, Path]]:
-    years = [path for path in sorted(root.glob("VOC*")) if YEAR.fullmatch(path.name)]
-    return [("", root), *((f"{path.name[3:]}_", path) for path in years)]
+def _is_of_class(path: Path) -> bool:
+    """Whether a list is that of a class: cat_train.txt beside train.txt."""
+    _, underscore, name = path.stem.rpartition("_")
+    return bool(underscore) and (path.parent / f"{name}{path.suffix}").is_file()
+
+
+def _lists(tree: Tree) -> dict[str, Path]:
+    """The lists of images by the names of their splits: in ImageSets/Main, or ImageSets, or beside Annotations."""
+    texts = tree.ending(".txt")
+    above = [(path, [part.lower() for part in path.parts[-3:-1]]) for path in texts]
+    found = [(path, path.parents[2]) for path, folders in above if folders == ["imagesets", "main"]]
+    found = found or [(path, path.parents[1]) for path, folders in above if folders[-1:] == ["imagesets"]]
+    found = found or [(p, p.parent) for p in texts if split_word(p.stem) and (p.parent / "Annotations").is_dir()]
+    lists: dict[str, Path] = {}
+    for path, folder in found:
+        year = YEAR.fullmatch(folder.name) if folder != tree.root else None
+        name = f"{year[1]}_{path.stem}" if year else path.stem
+        lists[path.relative_to(tree.root).with_suffix("").as_posix() if name in lists else name] = path
+    return lists
 
 
 def _is_annotation(path: Path) -> bool:
     """Whether an XML file is one of VOC's, by its first bytes."""
-    with path.open("rb") as file:
-        return bool(ROOT.search(file.read(4096).replace(b"\x00", b"")))
+    return bool(ROOT.search(read_head(path, 4096).replace(b"\x00", b"")))
 
 
 def _read_split(tree: Tree, split: str, source: str) -> Found:
     year, _, name = split.rpartition("_")
-    folder = tree.root / f"VOC{year}" if re.fullmatch(r"\d{4}", year) else tree.root
-    name = name if re.fullmatch(r"\d{4}", year) else split
+    of_year = re.fullmatch(r"\d{4}", year)
+    lists = _lists(tree)
+    if split in lists:
+        return _read_list(tree, lists[split])
+    folder = tree.root / f"VOC{year}" if of_year else tree.root
     if not folder.is_dir():
         raise UserError(f"The data set {folder} was not found; to get it: {source or 'see datasets/README.md'}.")
-    path = folder / "ImageSets" / "Main" / f"{name}.txt"
-    if path.is_file():
-        return _read_list(tree, folder, path)
     files = [file for file in tree.ending(".xml") if tree.group(file) == split]
-    lists = sorted(p.stem for p in path.parent.glob("*.txt"))
     if not files or lists:
-        known = lists or sorted({tree.group(file) for file in tree.ending(".xml")})
-        raise UserError(
-            f"Image list not found: {path} of the split {split!r}; splits found: {listing(known) or 'none'}."
-        )
+        known = sorted(lists) or sorted({tree.group(file) for file in tree.ending(".xml")})
+        path = folder / "ImageSets" / "Main" / f"{name if of_year else split}.txt"
+        raise UserError(f"Image list not found: {path} of the split {split!r}; splits found: {listing(known)}.")
     return _read_folders(tree, files, [image for image in tree.images if tree.group(image) == split])
 
 
-def _read_list(tree: Tree, folder: Path, path: Path) -> Found:
+def _read_list(tree: Tree, path: Path) -> Found:
     """The images that a list names, each once."""
+    main = next((parent for parent in path.parents if parent.name.lower() == "imagesets"), path)
+    folder = main.parent
     annotations = next((p for p in (folder / "Annotations", folder / "annotations") if p.is_dir()), folder)
     entries = [line if is_file(annotations / f"{line}.xml") else _entry(line) for line in read_lines(path)]
     if not entries:
@@ -167,7 +181,7 @@ def _parse(xml: Path) -> Element:
     """The root of a VOC annotation, all tags in lower case. Entities are refused, not expanded."""
     try:
         data = xml.read_bytes()
-        root: Element = fromstring(_decode(data).lstrip(), forbid_dtd=True)
+        root: Element = fromstring(_decode(data).lstrip())
     except OSError as error:
         raise BadXmlError(f"{xml} cannot be read: {reason(error)}.") from error
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:

@@ -33,6 +33,7 @@ NOT_SPLITS = (
     "classes",
 )
 LINE = re.compile(r"[\w.-]+([\s,]+[-+.\deE]+){4,}\s*")
+SAMPLE = 20  # text files whose lines are looked at to tell the format
 FARTHEST = 1.5  # shares beyond this are pixels
 
 
@@ -57,7 +58,7 @@ def read_yolo(
         UserError: data set or split missing, no text file, no usable image, unknown class
     """
     tree = Tree.of(root, source)
-    description = read_description(tree.root)
+    description = read_description(tree)
     names = class_names(tree, description)
     partners = Partners(tree, _label_files(tree))
     wanted = [(split.strip(), _images(tree, split.strip(), description)) for split in splits.split("+")]
@@ -72,9 +73,9 @@ def read_yolo(
         raise UserError(
             f"No image of {root}, {where}, has a text file of labels: images/…/NAME.jpg needs labels/…/NAME.txt."
         )
-    lines = Lines.of(files, names, description)
+    lines = Lines.of(files, names, description.content)
     parts = [_read_split(tree, name, images, partners, lines) for name, images in wanted]
-    parts[0].notes = lines.notes + parts[0].notes
+    parts[0].notes = [*lines.notes, *_missing_splits(tree, description), *parts[0].notes]
     return assemble(parts, tree, splits, classes, **rules)
 
 
@@ -83,20 +84,15 @@ def read_yolo(
 
 def yolo_splits(tree: Tree) -> list[str]:
     """The splits of the description, or else the folders of images that have text files."""
-    description = read_description(tree.root)
-    named = [
-        key
-        for key, value in description.items()
-        if key not in NOT_SPLITS
-        and value
-        and isinstance(value, str | list)
-        and (split_word(key) or any(_place(tree, description, entry) for entry in _entries(value)))
-    ]
-    if named:
-        return named
     partners = Partners(tree, _label_files(tree))
-    labelled = [image for image in tree.images if partners.of_image(image)]
-    return sorted({_group(tree, image) for image in labelled})
+    labelled = [image for image in tree.images if (file := partners.of_image(image))]
+    files = [file for image in labelled[:SAMPLE] if (file := partners.of_image(image))]
+    if not any(map(looks_like_labels, files)):
+        return []
+    description = read_description(tree)
+    stated = _stated_splits(tree, description)
+    there = [key for key in stated if _places(tree, description, stated[key])]
+    return there or list(stated) or sorted({_group(tree, image) for image in labelled})
 
 
 def _group(tree: Tree, image: Path) -> str:
@@ -107,17 +103,57 @@ def _group(tree: Tree, image: Path) -> str:
     return parts[1]
 
 
-def read_description(root: Path) -> dict[str, Any]:
-    """What data.yaml, or darknet's obj.data, says, in texts, lists and dictionaries; empty if there is none."""
-    files = sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: path.stem != "data")
-    for file in files:
-        content = _read_yaml(file)
-        if "names" in content or "train" in content or "nc" in content:
-            return content
-    for file in sorted(root.glob("*.data")):
-        pairs = [line.partition("=") for line in read_lines(file)]
-        return {key.strip(): value.strip() for key, equals, value in pairs if equals}
-    return {}
+class Description(NamedTuple):
+    """What data.yaml, or darknet's obj.data, says."""
+
+    folder: Path
+    """that it is in"""
+    content: dict[str, Any]
+    """in texts, lists and dictionaries; empty if there is no such file"""
+
+
+def read_description(tree: Tree) -> Description:
+    """The description that is least deep. Raises UserError if there are several."""
+    for suffixes, read in (((".yaml", ".yml"), _read_yaml), ((".data",), _read_pairs)):
+        files = sorted(
+            tree.ending(*suffixes), key=lambda path: (len(path.parts), path.stem.lower() != "data", path)
+        )
+        contents = ((file, read(file)) for file in files)
+        found = [(file, content) for file, content in contents if content.keys() & {"names", "train", "nc"}]
+        level = [file.parent for file, _ in found if len(file.parts) == len(found[0][0].parts)]
+        if len(set(level)) > 1:
+            places = listing([str(folder) for folder in level])
+            raise UserError(f"{tree.root} has several data sets, in {places}: pass one of them.")
+        if found:
+            return Description(level[0], found[0][1])
+    return Description(tree.root, {})
+
+
+def _stated_splits(tree: Tree, description: Description) -> dict[str, list[str]]:
+    """The entries of each split that a description names, as far as it can be told what is one."""
+    lists = {
+        key: [str(entry) for entry in (value if isinstance(value, list) else [value])]
+        for key, value in description.content.items()
+        if key not in NOT_SPLITS and value and isinstance(value, str | list)
+    }
+    return {
+        key: entries for key, entries in lists.items() if split_word(key) or _places(tree, description, entries)
+    }
+
+
+def _missing_splits(tree: Tree, description: Description) -> list[str]:
+    """A sentence for each split that a description names in vain."""
+    return [
+        f"The description of {tree.root} names the split {key}, {listing(entries)}, which was not found there."
+        for key, entries in _stated_splits(tree, description).items()
+        if not _places(tree, description, entries)
+    ]
+
+
+def _read_pairs(file: Path) -> dict[str, Any]:
+    """A file of darknet's, ``key = value``."""
+    pairs = [line.partition("=") for line in read_lines(file)]
+    return {key.strip(): value.strip() for key, equals, value in pairs if equals}
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -135,10 +171,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def class_names(tree: Tree, description: dict[str, Any]) -> dict[int, str]:
+def class_names(tree: Tree, description: Description) -> dict[int, str]:
     """Number → name of each class; empty if nothing names them. Raises UserError for names that make no sense."""
-    named = description.get("names")
-    if isinstance(named, str) and (file := tree.folder(named)):
+    named = description.content.get("names")
+    if isinstance(named, str) and (file := tree.place(named, description.folder)) and file.is_file():
         return dict(enumerate(read_lines(file)))
     if isinstance(named, str) and len(pairs := re.findall(r"(\d+):\s*(\S+)", named)) > 0:
         named = dict(pairs)  # written without a blank after the colon
@@ -149,7 +185,7 @@ def class_names(tree: Tree, description: dict[str, Any]) -> dict[int, str]:
             }
         except ValueError as error:
             raise UserError(
-                f"The names in data.yaml of {tree.root} are not numbered: write `names: [first, second]`."
+                f"The names in data.yaml of {description.folder} are not numbered: write `names: [first, second]`."
             ) from error
     if isinstance(named, list) and named:
         return dict(enumerate(str(name).strip() for name in named))
@@ -177,23 +213,25 @@ def looks_like_labels(path: Path) -> bool:
     return not lines or bool(LINE.fullmatch(lines[0]))
 
 
-def _entries(stated: object) -> list[str]:
-    return [str(entry) for entry in (stated if isinstance(stated, list) else [stated] if stated else [])]
-
-
-def _place(tree: Tree, description: dict[str, Any], entry: str) -> Path | None:
+def _place(tree: Tree, description: Description, entry: str) -> Path | None:
     """The folder or list that an entry means, below the description's own `path` or wherever it was moved."""
-    base = str(description.get("path", ""))
-    path = tree.root / base / entry
-    return path if path.exists() else tree.folder(f"{base}/{entry}") or tree.folder(entry)
+    base = str(description.content.get("path", ""))
+    path = description.folder / base / entry
+    if path.exists():
+        return path
+    return tree.place(f"{base}/{entry}", description.folder) or tree.place(entry, description.folder)
 
 
-def _images(tree: Tree, split: str, description: dict[str, Any]) -> list[Path | str]:
+def _places(tree: Tree, description: Description, entries: Sequence[str]) -> list[Path]:
+    return [place for entry in entries if (place := _place(tree, description, entry))]
+
+
+def _images(tree: Tree, split: str, description: Description) -> list[Path | str]:
     """The images of a split; the name of one that is listed but not there.
 
     Raises UserError if there is no such split, or it has no image.
     """
-    entries = _entries(description.get(split)) if split not in NOT_SPLITS else []
+    entries = _stated_splits(tree, description).get(split, [])
     places = []
     for entry in entries:
         place = _place(tree, description, entry)
@@ -441,7 +479,9 @@ def write_yolo(annotations: Annotations, root: Path, split: str, names: list[str
         text = "".join(f"{label} {' '.join(f'{value:.12g}' for value in values)}\n" for label, values in rows)
         (labels / name).with_suffix(".txt").write_text(text, encoding="utf-8")
         images.append(root / "images" / split / name)
-    description = {**read_description(root), "names": list(annotations.classes), split: f"images/{split}"}
+    file = root / "data.yaml"
+    description = _read_yaml(file) if file.is_file() else {}
+    description |= {"names": list(annotations.classes), split: f"images/{split}"}
     description |= {"nc": len(annotations.classes)} if "nc" in description else {}
-    (root / "data.yaml").write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True))
+    file.write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return images

@@ -139,6 +139,8 @@ class Detector:
             precision: auto (or None), fp32, bf16 or fp16, or a type of torch's
             test: settings of `TestConfig` to change, such as flip=True or vote_iou=0.5
         """
+        if not isinstance(source, str | os.PathLike):
+            raise UserError(f"A detector is loaded from a run folder or a weights file, not from {source!r:.80}.")
         file = load_model(Path(source))
         file = replace(file, config=replace(file.config, test=_changed(file.config.test, test)))
         check_config(file.config)

@@ -48,7 +48,26 @@ def test_the_splits_of_several_years(tmp_path: Path) -> None:
         touch(tmp_path, f"VOC{year}/ImageSets/Main/train.txt", f"VOC{year}/ImageSets/Main/cat_train.txt")
         touch(tmp_path, f"VOC{year}/Annotations/a.xml", content=XML)
     touch(tmp_path, "VOCdevkit/ImageSets/Main/train.txt", "VOC2007/ImageSets/Main/test.txt")
-    assert voc_splits(Tree(tmp_path)) == ["2007_test", "2007_train", "2012_train"]
+    assert voc_splits(Tree(tmp_path)) == ["2007_test", "2007_train", "2012_train", "train"]
+
+
+@pytest.mark.parametrize("folder", ["", "deep/er/"])
+def test_other_places_of_the_lists_of_voc(tmp_path: Path, folder: str) -> None:
+    """Beside the annotations; in ImageSets; in its folder Main, whatever else is there."""
+    touch(tmp_path, f"{folder}Annotations/a.xml", content=XML)
+    touch(tmp_path, f"{folder}train_list.txt", f"{folder}labels.txt", f"{folder}valid.txt")
+    assert voc_splits(Tree(tmp_path)) == ["train_list", "valid"]
+    touch(tmp_path, f"{folder}ImageSets/a.txt", f"{folder}ImageSets/b.txt")
+    assert voc_splits(Tree(tmp_path)) == ["a", "b"]
+    touch(tmp_path, f"{folder}imagesets/main/c.txt")
+    assert voc_splits(Tree(tmp_path)) == ["c"]
+
+
+def test_lists_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    for site in "ab":
+        touch(tmp_path, f"{site}/Annotations/1.xml", content=XML)
+        touch(tmp_path, f"{site}/ImageSets/Main/train.txt")
+    assert voc_splits(Tree(tmp_path)) == ["train", "b/ImageSets/Main/train"]
 
 
 def test_the_splits_of_coco(tmp_path: Path) -> None:

@@ -121,15 +121,15 @@ def test_the_stated_base_folder_comes_first(yolo: YoloFolder) -> None:
 def test_data_yaml_comes_before_other_yaml_files(yolo: YoloFolder) -> None:
     (yolo.root / "a.yaml").write_text("names: [hen]")
     (yolo.root / "data.yaml").write_text("names: [cat]")
-    assert read_description(yolo.root) == {"names": ["cat"]}
+    assert read_description(Tree(yolo.root)).content == {"names": ["cat"]}
     (yolo.root / "data.yaml").rename(yolo.root / "data.yml")
-    assert read_description(yolo.root) == {"names": ["cat"]}
+    assert read_description(Tree(yolo.root)).content == {"names": ["cat"]}
     (yolo.root / "data.yml").unlink()
-    assert read_description(yolo.root) == {"names": ["hen"]}
+    assert read_description(Tree(yolo.root)).content == {"names": ["hen"]}
     (yolo.root / "a.yaml").write_text("just a sentence")
-    assert read_description(yolo.root) == {}
+    assert read_description(Tree(yolo.root)).content == {}
     (yolo.root / "a.yaml").unlink()
-    assert read_description(yolo.root) == {}
+    assert read_description(Tree(yolo.root)).content == {}
 
 
 @pytest.mark.parametrize(
