@@ -291,11 +291,12 @@ def _add_objects(
         box = _box(item, record)
         if name is None:
             record.dropped.append(
-                f"{path}: the annotation {number} is of the category {category!r}, which the file does not list."
+                f"{path}: the annotation {number} of {record.name} is of the category {category!r}, which the file "
+                "does not list."
             )
         elif box is None:
             record.dropped.append(
-                f"{path}: the annotation {number} of image {image} has no box of four numbers, and no mask."
+                f"{path}: the annotation {number} of {record.name} has no box of four numbers, and no mask."
             )
         else:
             crowd = item.get("iscrowd") in (1, True, "1") or item.get("ignore") in (1, True, "1")

@@ -202,7 +202,7 @@ def _add(record: ImageRecord, path: Path, line: int, row: Mapping[str, str]) -> 
         return
     box, label = [_number(row.get(key)) for key in keys], row.get("label", "")
     if None in box or not label:
-        record.dropped.append(f"{path}, line {line} has no box of four numbers with a class.")
+        record.dropped.append(f"{path}, line {line}, of {record.name}, has no box of four numbers with a class.")
         return
     a, b, c, d = (value for value in box if value is not None)
     corners = (a, b, c, d) if "x1" in row else (a, b, a + c, b + d)

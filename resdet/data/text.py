@@ -44,7 +44,7 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def decode(data: bytes) -> str:
-    """Bytes as text: as their mark says, else UTF-8, else Chinese (GB 18030) or Western (Windows 1252) letters.
+    """Bytes as text: as their mark says, else each line as UTF-8, or with Chinese (GB 18030) or Western letters.
 
     Raises UnicodeError for bytes that are not text.
     """
@@ -56,4 +56,11 @@ def decode(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return data.decode("gb18030" if CHINESE.fullmatch(data) else "cp1252", errors="replace")
+        return "".join(map(_decode_line, data.splitlines(keepends=True)))
+
+
+def _decode_line(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("gb18030" if CHINESE.fullmatch(line) else "cp1252", errors="replace")

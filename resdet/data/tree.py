@@ -7,11 +7,13 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from resdet.data.images import IMAGE_SUFFIXES, is_image_name
+from resdet.data.text import decode
 from resdet.errors import UserError
 
 LEFTOVERS = ("__macosx", "@eadir", "$recycle.bin", "lost+found")  # folders of operating systems, without a dot
@@ -187,7 +189,13 @@ class Partners:
 
 
 def folded(name: str) -> str:
-    """A name as names are compared: in one case, with letters and their marks composed (macOS keeps them apart)."""
+    """A name as names are compared: in one case, with letters and their marks composed (macOS keeps them apart).
+
+    Bytes of a file's name that are not UTF-8, as archives of Windows leave them, are read as those of a text are.
+    """
+    if not name.isascii():
+        with suppress(UnicodeError):
+            name = decode(os.fsencode(name))
     return unicodedata.normalize("NFC", name).casefold()
 
 

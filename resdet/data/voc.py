@@ -17,7 +17,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
 from resdet.data.records import Found, ImageRecord, assemble
 from resdet.data.text import decode, read_head, read_lines
-from resdet.data.tree import Partners, Tree, is_file, listing, split_word
+from resdet.data.tree import Partners, Tree, folded, listing, split_word, stem
 from resdet.errors import UserError, reason
 
 YEAR = re.compile(r"VOC(\d{4})")
@@ -113,14 +113,17 @@ def _read_list(tree: Tree, path: Path) -> Found:
     main = next((parent for parent in path.parents if parent.name.lower() == "imagesets"), path)
     folder = main.parent
     annotations = next((p for p in (folder / "Annotations", folder / "annotations") if p.is_dir()), folder)
-    entries = [line if is_file(annotations / f"{line}.xml") else _entry(line) for line in read_lines(path)]
+    own = [xml for xml in tree.ending(".xml") if xml.is_relative_to(annotations)]
+    xmls = {folded(xml.relative_to(annotations).with_suffix("").as_posix()): xml for xml in own}
+    known = xmls.keys() | {stem(image.name) for image in tree.images}
+    entries = [line if folded(line) in known else _entry(line) for line in read_lines(path)]
     if not entries:
         raise UserError(f"The image list {path} is empty: put one image name on each line.")
     names = list(dict.fromkeys(entries))
     records = []
     for name in names:
         image = tree.image(f"{name}.jpg", folder / "JPEGImages")
-        xml = annotations / f"{name}.xml"
+        xml = xmls.get(folded(name), annotations / f"{name}.xml")
         record = ImageRecord(image, str(xml), f"{folder / 'JPEGImages' / name}.jpg", name)
         records.append(_read(record, xml))
     twice = len(entries) - len(names)

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
 from resdet.data.records import Found, ImageRecord, assemble
 from resdet.data.text import numbered_lines, read_lines, read_text
-from resdet.data.tree import ALL, Partners, Tree, listing, split_word
+from resdet.data.tree import ALL, Partners, Tree, listing, split_word, stem
 from resdet.errors import UserError, reason
 
 NAMES = ("classes.txt", "obj.names", "names.txt", "_darknet.labels", "labels.txt", "predefined_classes.txt")
@@ -206,11 +206,8 @@ def _label_files(tree: Tree) -> list[Path]:
 
 def looks_like_labels(path: Path) -> bool:
     """Whether the first line of a text file is one of YOLO's."""
-    try:
-        lines = [line for line in read_lines(path) if not line.startswith("#")]
-    except UserError:
-        return False
-    return not lines or bool(LINE.fullmatch(lines[0]))
+    lines = _object_lines(path)
+    return not lines or bool(LINE.fullmatch(lines[0][1]))
 
 
 def _place(tree: Tree, description: Description, entry: str) -> Path | None:
@@ -294,7 +291,7 @@ class Lines(NamedTuple):
     @classmethod
     def of(cls, files: Sequence[Path], names: dict[int, str], description: dict[str, Any]) -> Lines:
         """Look at all lines of a data set, for what one alone does not tell."""
-        rows = [numbers for file in files for line in _text_lines(file) if (numbers := _numbers(line))]
+        rows = [numbers for file in files for _, line in _object_lines(file) if (numbers := _numbers(line))]
         notes = []
         labels = {int(row[0]) for row in rows if row[0] == int(row[0])}
         if not names:
@@ -357,9 +354,10 @@ def _are_corners(rows: Sequence[Sequence[float]]) -> bool:
     return bool((boxes[:, 2:] > boxes[:, :2]).all() and beyond.mean() > 0.2)
 
 
-def _text_lines(file: Path) -> list[str]:
+def _object_lines(file: Path) -> list[tuple[int, str]]:
+    """The lines that state objects, with their numbers; none of a file that is not text."""
     try:
-        return [line for line in read_lines(file) if not line.startswith("#")]
+        return [(number, line) for number, line in numbered_lines(file) if not line.startswith("#")]
     except UserError:
         return []
 
@@ -380,11 +378,12 @@ def _numbers(line: str, names: dict[str, int] | None = None) -> list[float]:
 
 def _read_split(tree: Tree, split: str, images: Sequence[Path | str], partners: Partners, lines: Lines) -> Found:
     used: dict[Path, Path] = {}
-    records, missing = [], 0
+    records, missing, gone = [], 0, set()
     numbers = {name: number for number, name in lines.names.items()}
     for image in images:
         if isinstance(image, str):
             records.append(ImageRecord(None, f"the list of {split}", image))
+            gone.add(stem(PurePosixPath(image.replace("\\", "/")).name))
             continue
         file = partners.of_image(image)
         record = ImageRecord(image, str(file or ""), str(image), unit="line")
@@ -403,18 +402,18 @@ def _read_split(tree: Tree, split: str, images: Sequence[Path | str], partners: 
         records,
         {name: number + 1 for number, name in lines.names.items()},
         True,
-        _orphans(tree, split, partners),
+        _orphans(tree, split, partners, gone),
         notes,
     )
 
 
-def _orphans(tree: Tree, split: str, partners: Partners) -> list[str]:
-    """The objects of text files whose image is not there."""
+def _orphans(tree: Tree, split: str, partners: Partners, gone: set[str]) -> list[str]:
+    """The objects of text files whose image is not there: those of the split's folders, or of images it lists."""
     orphans = []
     for file in _label_files(tree):
-        lost = split_word(split) == split_word(tree.group(file)) and partners.of_file(file) is None
-        if lost and looks_like_labels(file):
-            orphans += [f"{file}, line {n}: its image is missing." for n, _ in enumerate(_text_lines(file), 1)]
+        own = stem(file.name) in gone or split_word(split) == split_word(tree.group(file))
+        if own and partners.of_file(file) is None and looks_like_labels(file):
+            orphans += [f"{file}, line {number}: its image is missing." for number, _ in _object_lines(file)]
     return orphans
 
 

@@ -154,7 +154,7 @@ def test_an_image_that_is_left_out_takes_its_boxes_along(one: CocoFolder) -> Non
     path = one.root / "annotations/instances_train.json"
     assert read.skipped == (
         f"The image 20.png of {path} is missing; its 2 objects are left out too.",
-        f"{path}: the annotation 3 of image 10 has no box of four numbers, and no mask.",
+        f"{path}: the annotation 3 of 10.png has no box of four numbers, and no mask.",
         f"{path}: annotation 4, a box of 'dog' with no area inside the image 10.png.",
     )
 
@@ -315,7 +315,7 @@ def test_an_image_without_a_file_name_is_missing(one: CocoFolder, name: object) 
 
 def test_the_first_trouble_of_a_data_set_without_images(one: CocoFolder, refuses: Callable[..., Any]) -> None:
     one.box(20, 3, [1, 2])
-    with refuses(f"No object of {one.root}, train, can be used", "annotation 1 of image 20 has no box"):
+    with refuses(f"No object of {one.root}, train, can be used", "annotation 1 of 20.png has no box"):
         one.read()
     (one.root / "train/20.png").unlink()
     with refuses(f"No image of {one.root}, train, can be used", "20.png", "is missing."):

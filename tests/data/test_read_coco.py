@@ -195,7 +195,7 @@ def test_an_object_with_a_broken_box_is_left_out(two: CocoFolder, bbox: object, 
     two.box(20, 3, bbox)
     read = two.read()
     assert len(read) == 2 and len(read.boxes) == 3 and read.left_out == (0, 1)
-    assert_sentence(read.skipped[0], "instances_train.json", "annotation 4", "image 20")
+    assert_sentence(read.skipped[0], "instances_train.json", "annotation 4", "20.png")
 
 
 @pytest.mark.parametrize("bbox", [[3, 3, 0, 5], [3, 3, 5, -1], [60, 1, 5, 5], [-9, -9, 9, 30]])
