@@ -14,6 +14,7 @@ from resdet.data.loader import ImageDataset, Unreadable, shared_or_own
 from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
 from resdet.data.tree import is_hidden
 from resdet.errors import UserError, listed
+from resdet.io import printable
 from resdet.types import ClsBatch
 
 
@@ -63,8 +64,7 @@ def _files_of_classes(folder: Path) -> tuple[dict[str, list[Path]], int]:
         seen = [path for path in images if not any(map(is_hidden, path.relative_to(folder).parts))]
         hidden += len(images) - len(seen)
         if not is_hidden(place.name):
-            # What is no UTF-8 is spelt with escapes, since a class must be a text that any file can hold.
-            found[os.fsencode(place.name).decode("utf-8", "backslashreplace")] = seen
+            found[printable(place.name)] = seen
     return found, hidden
 
 

@@ -94,8 +94,8 @@ def network_and_data(
     annotations = read_annotations(config.data, config.data.val, config.data.classes or file.classes)
     if annotations.classes != file.classes:
         raise UserError(
-            f"{weights} detects {listed(file.classes)}; the recipe has {listed(annotations.classes)}: evaluate with "
-            "the classes of the training, in the same order."
+            f"{weights} detects {listed(file.classes)}; the recipe has {listed(annotations.classes)}: evaluate "
+            "with the classes of the training, in the same order."
         )
     # The recipe says how to test; all else that shapes the network is the same in both.
     file = replace(file, config=replace(file.config, test=config.test))
