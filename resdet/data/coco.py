@@ -18,7 +18,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.masks import mask_box
 from resdet.data.records import Found, ImageRecord, assemble
 from resdet.data.text import decode, read_head
-from resdet.data.tree import ALL, Tree, listing, split_word
+from resdet.data.tree import ALL, Tree, is_file, listing, split_word
 from resdet.errors import UserError, reason
 
 # Where the file of a split may lie in the data set's folder: COCO's own place, plain ones, Roboflow's.
@@ -259,17 +259,18 @@ def _file_name(item: dict[str, Any]) -> str:
 def _files(tree: Tree, split: str, path: Path, items: Sequence[dict[str, Any]], word: str) -> list[Path | None]:
     """The file of each image, sought where the last one was, then elsewhere."""
     name = Path(split).stem.removeprefix("instances_")
-    folders = [path.parent, *(tree.root / place.format(name) for place in FOLDERS), tree.root]
+    home = tree.home(path, len(items))
+    folders = [path.parent, *(home / place.format(name) for place in FOLDERS), home]
     files: list[Path | None] = []
     for item in items:
         file_name = _file_name(item).replace("\\", "/")
         for number, folder in enumerate(folders if file_name else []):
-            if (file := folder / file_name).is_file():
+            if is_file(file := folder / file_name):
                 files.append(file)
                 folders.insert(0, folders.pop(number))
                 break
         else:
-            files.append(tree.image(file_name, path.parent, word or split) if file_name else None)
+            files.append(tree.image(file_name, path.parent, word or split, home))
     return files
 
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from resdet.data.annotations import Annotations
 from resdet.data.masks import points_box
-from resdet.data.records import Found, ImageRecord, assemble
+from resdet.data.records import Found, ImageRecord, assemble, pair
 from resdet.data.text import read_text
 from resdet.data.tree import Partners, Tree, listing
 from resdet.errors import UserError
 
 HEAD = 1 << 12
+OPEN = ("point", "points", "line", "linestrip")  # shapes that have no area
 
 
 def read_labelme(
@@ -68,31 +69,26 @@ def _read_split(tree: Tree, split: str) -> Found:
         raise UserError(
             f"Split not found: {split!r} of {tree.root}; splits found: {listing(labelme_splits(tree))}."
         )
-    partners = Partners(tree, files)
-    records = [_read(tree, path, partners) for path in files]
-    used = {record.file for record in records}
-    records += [
-        ImageRecord(image, "", str(image), error=f"{image} has no JSON file: it counts as not annotated.")
-        for image in tree.images
-        if tree.group(image) == split and image not in used
-    ]
-    return Found(records)
+    records = {path: _read(path) for path in files}
+    return pair(records, Partners(tree, files), [i for i in tree.images if tree.group(i) == split], "JSON")
 
 
-def _read(tree: Tree, path: Path, partners: Partners) -> ImageRecord:
-    record = ImageRecord(partners.of_file(path), str(path), path.stem, unit="shape")
+def _read(path: Path) -> ImageRecord:
+    record = ImageRecord(None, str(path), path.stem, unit="shape")
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError, UserError):
-        record.error = f"{path} is not usable JSON: save it again."
+        content = None
+    if not isinstance(content, dict):
+        record.error = f"{path} is not usable JSON of one image: save it again."
         return record
     name = content.get("imagePath")
     record.name = name if isinstance(name, str) and name else path.stem
-    record.file = tree.image(record.name, path.parent, tree.group(path)) or record.file
-    if record.file is None and content.get("imageData"):
-        record.error = f"{path} holds its image {record.name} inside: export it to a file beside the JSON file."
-    size = (content.get("imageHeight"), content.get("imageWidth"))
-    record.size = size if all(isinstance(side, int) and side > 0 for side in size) else None
+    if content.get("imageData"):
+        record.missing = f"{path} holds its image {record.name} inside: export it to a file beside the JSON file."
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+        record.size = (height, width)
     shapes = content.get("shapes")
     for number, shape in enumerate(shapes if isinstance(shapes, list) else [], 1):
         box, label = _box(shape), str(shape.get("label") or "").strip() if isinstance(shape, dict) else ""
@@ -116,7 +112,7 @@ def _box(shape: Any) -> tuple[float, float, float, float] | None:
     if kind == "circle" and len(points) == 2:
         (x, y), radius = points[0].tolist(), float(np.hypot(*(points[1] - points[0])))
         return (x - radius, y - radius, x + radius, y + radius) if math.isfinite(radius) else None
-    return points_box(points) if kind in ("rectangle", "polygon", "mask", "rotation") else None
+    return None if kind in OPEN else points_box(points)
 
 
 # The writer

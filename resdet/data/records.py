@@ -18,7 +18,7 @@ import numpy as np
 
 from resdet.data.annotations import Annotations
 from resdet.data.images import ImageError, ImageHeader, probe_header
-from resdet.data.tree import Tree, listing, unique_names
+from resdet.data.tree import Partners, Tree, listing, unique_names
 from resdet.errors import UserError
 
 Exif = Literal["auto", "upright", "stored"]
@@ -57,6 +57,8 @@ class ImageRecord:
     """one sentence for each object that is none, or that no box can be taken from"""
     error: str = ""
     """why the image cannot be used, one sentence"""
+    missing: str = ""
+    """what to report if it was not found, one sentence, if there is more to say than that"""
 
     def add(
         self, box: Sequence[float], name: str, difficult: bool = False, area: float = math.nan, place: int = 0
@@ -87,6 +89,30 @@ class Found:
     """one sentence for each object that belongs to no image"""
     notes: list[str] = field(default_factory=list)
     """what the user should know, one sentence each"""
+
+
+def pair(records: Mapping[Path, ImageRecord], partners: Partners, images: Sequence[Path], kind: str) -> Found:
+    """Give the records of files, each of one image, their images.
+
+    Args:
+        records: file → record, which has the name that the file gives its image
+        partners: of these files
+        images: those of the split; an image without a file gets a record, too
+        kind: of the files, for messages
+    """
+    found = partners.images({file: record.name for file, record in records.items()})
+    used: set[Path | None] = set()
+    for file, record in records.items():
+        record.file = found.get(file)
+        if record.file in used and record.file:
+            record.error = f"{file} describes {record.file}, as another file does: remove one of them."
+        used.add(record.file)
+    bare = [
+        ImageRecord(image, "", str(image), error=f"{image} has no {kind} file: it counts as not annotated.")
+        for image in images
+        if image not in used
+    ]
+    return Found([*records.values(), *bare])
 
 
 def assemble(
@@ -237,7 +263,7 @@ def _headers(records: Sequence[ImageRecord]) -> tuple[list[ImageHeader | None], 
 
 def _probe(record: ImageRecord) -> ImageHeader | str:
     if record.file is None:
-        return f"The image {record.name} of {record.where} is missing."
+        return record.missing or f"The image {record.name} of {record.where} is missing."
     try:
         return probe_header(record.file)
     except ImageError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -26,13 +26,15 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
+# In the names of folders of pictures that belong to images.
+MASKS = re.compile(r"segm|mask|semantic|panoptic|depth")
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 ALL = "all"  # the name of the only split, where nothing is split
 
 
 def split_word(name: str) -> str:
     """train, val or test, where a name says so: `valid`, `train2017`, `lvis_v1_train`, `Test`; else nothing."""
-    words = [word.strip("0123456789 ") for word in re.split(r"[-_.]", name.casefold().strip("-_. "))]
+    words = [word.strip("0123456789 ") for word in re.split(r"[-_. ]", name.casefold().strip("-_. "))]
     words = [word for word in words if word]
     return next((SPLIT_OF[word] for word in (words[-1:] + words[:1]) if word in SPLIT_OF), "")
 
@@ -93,8 +95,12 @@ class Tree:
 
     @cached_property
     def images(self) -> list[Path]:
-        """The files that are images by their names."""
-        return [path for path in self.files if is_image_name(path)]
+        """The files that are images by their names, but for the masks of images."""
+        images = [path for path in self.files if is_image_name(path)]
+        folders = {folder for folder in {path.parent for path in images} if MASKS.search(folded(folder.name))}
+        own = {stem(path.name) for path in images if path.parent not in folders}
+        masks = {path.parent for path in images if path.parent in folders and stem(path.name) in own}
+        return [path for path in images if path.parent not in masks]
 
     def ending(self, *suffixes: str) -> list[Path]:
         """The files with one of these endings, written in lower case."""
@@ -105,8 +111,13 @@ class Tree:
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).parent.parts
 
     def group(self, path: Path) -> str:
-        """The split in whose folder a file lies, as the folder spells it; `all` where no folder names one."""
-        return next((part for part in self.parts(path) if split_word(part)), ALL)
+        """The split in whose folder a file lies, as the folder spells it; `all` where no folder names one.
+
+        A folder called train counts before one called test_cameras, and of two of a kind the inner one.
+        """
+        parts = self.parts(path)[::-1]
+        named = [part for part in parts if folded(part) in SPLIT_OF] or [part for part in parts if split_word(part)]
+        return named[0] if named else ALL
 
     # Images by what annotations call them
 
@@ -114,7 +125,20 @@ class Tree:
     def _by_stem(self) -> dict[str, list[Path]]:
         return by_stem(self.images)
 
-    def image(self, name: str, near: Path, split: str = "") -> Path | None:
+    @cached_property
+    def _below(self) -> Counter[Path]:
+        """How many images are below each folder."""
+        return Counter(folder for path in self.images for folder in path.parents)
+
+    def home(self, file: Path, count: int) -> Path:
+        """The innermost folder above a file of annotations with half as many images as it names, or the root.
+
+        One that is missing is not looked for elsewhere: images of several cameras are often called the same.
+        """
+        above = (folder for folder in file.parents if folder.is_relative_to(self.root))
+        return next((folder for folder in above if 2 * self._below[folder] >= max(count, 1)), self.root)
+
+    def image(self, name: str, near: Path, split: str = "", home: Path | None = None) -> Path | None:
         """The image that an annotation calls `name`, wherever it lies; None if there is none, or more than one.
 
         The name may have folders of another machine before it, backslashes, %20 for a blank, another ending.
@@ -122,16 +146,18 @@ class Tree:
         Args:
             near: the folder that the annotation is in
             split: its split; an image in the folder of another one is not meant
+            home: the folder that the images are in, the root if None
         """
+        home = home or self.root
         plain = name.strip().replace("\\", "/")
         for text in dict.fromkeys((plain, unquote(plain))):
-            for folder in (near, self.root):
+            for folder in (near, home):
                 if is_file(path := folder / text):
                     return path
         parts = [part for part in PurePosixPath(unquote(plain)).parts if part not in ("/", ".", "..")]
         if not parts:
             return None
-        found = self._by_stem.get(stem(parts[-1]), [])
+        found = [path for path in self._by_stem.get(stem(parts[-1]), []) if path.is_relative_to(home)]
         if exact := [path for path in found if folded(path.name) == folded(parts[-1])]:
             found = exact
         words = split_words([split, *parts[:-1]])
@@ -172,6 +198,17 @@ class Partners:
     def of_file(self, file: Path) -> Path | None:
         """The image of an annotation."""
         return self._match(file, self._images, self._files)
+
+    def images(self, names: Mapping[Path, str]) -> dict[Path, Path]:
+        """Annotation → image: its partner, or else the one that it names, if that is nobody else's."""
+        found = {file: image for file in names if (image := self.of_file(file))}
+        taken = set(found.values())
+        for file in [file for file in names if file not in found]:
+            image = self._tree.image(names[file], file.parent, self._tree.group(file))
+            if image and image not in taken:
+                found[file] = image
+                taken.add(image)
+        return found
 
     def _match(self, path: Path, others: dict[str, list[Path]], own: dict[str, list[Path]]) -> Path | None:
         name = stem(path.name)
@@ -259,7 +296,8 @@ def unique_names(paths: Sequence[str], join: str) -> list[str]:
         join: what stands between the folders and the name
 
     Returns:
-        a name for each path; where two differ in their ending only, it stays
+        a name for each path; where two differ in their ending only, it stays; a number follows where nothing else
+        helps
     """
     parts = [PurePosixPath(path).with_suffix("").parts for path in paths]
     depth = [1] * len(paths)
@@ -277,7 +315,16 @@ def unique_names(paths: Sequence[str], join: str) -> list[str]:
         for index in longer:
             depth[index] += 1
     twins = set(shared())
-    return [name(i) + (PurePosixPath(paths[i]).suffix if i in twins else "") for i in range(len(paths))]
+    names: list[str] = []
+    owners: dict[str, str] = {}
+    for index, path in enumerate(paths):
+        full = own = name(index) + (PurePosixPath(path).suffix if index in twins else "")
+        number = 1
+        while owners.setdefault(folded(own), path) != path:
+            number += 1
+            own = f"{full}_{number}"
+        names.append(own)
+    return names
 
 
 def listing(names: Sequence[str], most: int = 8) -> str:

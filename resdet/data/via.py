@@ -69,9 +69,9 @@ def _read(tree: Tree, path: Path, split: str) -> list[ImageRecord]:
         images = _table(path) if path.suffix.lower() == ".csv" else _project(path)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a usable VIA project: export it again.") from error
-    records = []
+    records, home = [], tree.home(path, len(images))
     for name, regions in images.items():
-        record = ImageRecord(tree.image(name, path.parent, split), str(path), name, unit="region")
+        record = ImageRecord(tree.image(name, path.parent, split, home), str(path), name, unit="region")
         for number, (shape, attributes) in enumerate(regions, 1):
             box, label = _box(shape), _label(attributes)
             if box is None or not label:

@@ -15,7 +15,7 @@ from defusedxml.ElementTree import fromstring
 
 from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
-from resdet.data.records import Found, ImageRecord, assemble
+from resdet.data.records import Found, ImageRecord, assemble, pair
 from resdet.data.text import decode, read_head, read_lines
 from resdet.data.tree import Partners, Tree, folded, listing, split_word, stem
 from resdet.errors import UserError, reason
@@ -120,9 +120,9 @@ def _read_list(tree: Tree, path: Path) -> Found:
     if not entries:
         raise UserError(f"The image list {path} is empty: put one image name on each line.")
     names = list(dict.fromkeys(entries))
-    records = []
+    records, home = [], tree.home(path, len(names))
     for name in names:
-        image = tree.image(f"{name}.jpg", folder / "JPEGImages")
+        image = tree.image(f"{name}.jpg", folder / "JPEGImages", home=home)
         xml = xmls.get(folded(name), annotations / f"{name}.xml")
         record = ImageRecord(image, str(xml), f"{folder / 'JPEGImages' / name}.jpg", name)
         records.append(_read(record, xml))
@@ -146,22 +146,8 @@ def _entry(line: str) -> str:
 
 def _read_folders(tree: Tree, files: Sequence[Path], images: Sequence[Path]) -> Found:
     """XML files and the images beside them, or in a folder beside theirs."""
-    partners = Partners(tree, files)
-    records, used = [], set()
-    for xml in files:
-        record = _read(ImageRecord(None, str(xml), xml.stem), xml)
-        named = tree.image(record.name, xml.parent, tree.group(xml)) if is_image_name(Path(record.name)) else None
-        record.file = partners.of_file(xml) or named
-        if record.file in used:
-            record.error = f"{xml} describes {record.file}, as another file does: remove one of them."
-        used.add(record.file)
-        records.append(record)
-    records += [
-        ImageRecord(image, "", str(image), error=f"{image} has no XML file: it counts as not annotated.")
-        for image in images
-        if image not in used
-    ]
-    return Found(records)
+    records = {xml: _read(ImageRecord(None, str(xml), xml.stem), xml) for xml in files}
+    return pair(records, Partners(tree, files), images, "XML")
 
 
 # An annotation

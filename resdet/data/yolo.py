@@ -253,20 +253,25 @@ def _images(tree: Tree, split: str, description: Description) -> list[Path | str
     images = [image for place in places for image in _images_at(tree, place, split)]
     if not images:
         raise UserError(f"No images found in {places[0]}: put the images of the split {split!r} there.")
-    return list(dict.fromkeys(images))
+    return images
 
 
 def _images_at(tree: Tree, place: Path, split: str) -> list[Path | str]:
     """The images below a folder, or those that a text file lists, one a line."""
     if place.is_dir():
-        own = Tree(place) if not place.resolve().is_relative_to(tree.root.resolve()) else tree
         prefix = place.resolve()
-        return [image for image in own.images if image.parent.resolve().is_relative_to(prefix)]
+        own = tree if prefix.is_relative_to(tree.root.resolve()) else Tree(place)
+        folders = {
+            folder for folder in {image.parent for image in own.images} if folder.resolve().is_relative_to(prefix)
+        }
+        return [image for image in own.images if image.parent in folders]
     if is_image_name(place):
         return [place]
     images: list[Path | str] = []
-    for line in read_lines(place):
-        found = tree.image(line, place.parent, split)
+    lines = read_lines(place)
+    home = tree.home(place, len(lines))
+    for line in lines:
+        found = tree.image(line, place.parent, split, home)
         more = re.match(r"(.+?\.\w{3,4})\s+[\d,. ]+$", line)
         if found is None and more and is_image_name(Path(more[1])):
             raise UserError(
@@ -380,7 +385,8 @@ def _read_split(tree: Tree, split: str, images: Sequence[Path | str], partners: 
     used: dict[Path, Path] = {}
     records, missing, gone = [], 0, set()
     numbers = {name: number for number, name in lines.names.items()}
-    for image in images:
+    once = dict.fromkeys(images)
+    for image in once:
         if isinstance(image, str):
             records.append(ImageRecord(None, f"the list of {split}", image))
             gone.add(stem(PurePosixPath(image.replace("\\", "/")).name))
@@ -398,6 +404,8 @@ def _read_split(tree: Tree, split: str, images: Sequence[Path | str], partners: 
     notes = (
         [f"{missing} images of {split} have no text file: they count as images without objects."] if missing else []
     )
+    if len(once) < len(images):
+        notes.append(f"{len(images) - len(once)} images of {split} are listed more than once: they are read once.")
     return Found(
         records,
         {name: number + 1 for number, name in lines.names.items()},
