@@ -108,6 +108,16 @@ def test_an_archive_with_one_folder_inside(flat: Path, cli: Callable[..., Any]) 
     assert status == 0 and f"{root} is annotated" in out and 'split_file="runs/photos/splits.json"' in out
 
 
+def test_folders_that_name_no_split_are_split_together(flat: Path, cli: Callable[..., Any]) -> None:
+    for number, path in enumerate(sorted(flat.glob("*.jpg"))):
+        folder = flat / f"camera {number % 2}"
+        folder.mkdir(exist_ok=True)
+        for file in (path, path.with_suffix(".xml")):
+            file.rename(folder / file.name)
+    status, out, _ = cli("train", flat, *TINY, "--dry-run")
+    assert status == 0 and "10 images, 10 of them independent" in out and 'train="train"' in out
+
+
 def test_splits_that_are_there_are_used_and_test_images_are_for_the_end(
     flat: Path, shapes_root: Path, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:

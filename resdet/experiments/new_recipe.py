@@ -63,7 +63,7 @@ def propose_recipe(
         reasons.insert(
             1,
             f"torchvision's ImageNet weights of {network} are neither cached nor can they be downloaded here: with "
-            "them the same photographs would give a better detector.",
+            "them the same photographs usually give a better detector.",
         )
     title = f"{name}: {len(training.classes)} classes, {len(training)} training images."
     return Proposal(config, "\n".join([title, "", *(fill(reason, 110) for reason in reasons)]))

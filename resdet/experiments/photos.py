@@ -14,7 +14,7 @@ from resdet.data.archive import unpack
 from resdet.data.build import describe, read_all, read_annotations
 from resdet.data.formats import find_format
 from resdet.data.split_file import select_splits, write_split_file
-from resdet.data.tree import is_hidden, split_word
+from resdet.data.tree import ALL, is_hidden, split_word
 from resdet.engine import runtime as runtimes
 from resdet.errors import UserError
 from resdet.evaluation.report import class_table
@@ -56,7 +56,8 @@ def plan(photos: Path, run: Path, device: str = "auto", pretrained: bool | None 
     root = only_folder(photos if photos.is_dir() else unpack(photos))
     kind, known = find_format(root)
     logger.info(f"{root} is annotated in the format {kind}; splits: {', '.join(known)}.")
-    train, val = choose_splits(known, None, None, root)
+    is_split = any(split_word(name) == "train" for name in known)
+    train, val = choose_splits(known, None, None, root) if is_split else (ALL, ALL)
     data = DataConfig(format=kind, root=str(root), train=train, val=val)
     splits: dict[str, list[str]] = {}
     test = test_split(known, train, val)
