@@ -27,7 +27,7 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 # In the names of folders of pictures that belong to images.
-MASKS = re.compile(r"segm|mask|semantic|panoptic|depth")
+MASKS = re.compile(r"segm|mask|semantic|panoptic|depth|trimap")
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 ALL = "all"  # the name of the only split, where nothing is split
 

@@ -130,15 +130,19 @@ def read_description(tree: Tree) -> Description:
 
 
 def _stated_splits(tree: Tree, description: Description) -> dict[str, list[str]]:
-    """The entries of each split that a description names, as far as it can be told what is one."""
-    lists = {
+    """The entries of each split that a description names, as far as it can be told what is one; or the lists."""
+    named = {
         key: [str(entry) for entry in (value if isinstance(value, list) else [value])]
         for key, value in description.content.items()
         if key not in NOT_SPLITS and value and isinstance(value, str | list)
     }
-    return {
-        key: entries for key, entries in lists.items() if split_word(key) or _places(tree, description, entries)
-    }
+    stated = {key: own for key, own in named.items() if split_word(key) or _places(tree, description, own)}
+    return stated or {path.stem: [str(path.resolve())] for path in tree.ending(".txt") if _lists_images(path)}
+
+
+def _lists_images(path: Path) -> bool:
+    """Whether a text file is a list of the images of a split, by its name and its first line."""
+    return bool(split_word(path.stem)) and any(is_image_name(Path(line)) for _, line in _object_lines(path)[:1])
 
 
 def _missing_splits(tree: Tree, description: Description) -> list[str]:
@@ -178,6 +182,8 @@ def class_names(tree: Tree, description: Description) -> dict[int, str]:
         return dict(enumerate(read_lines(file)))
     if isinstance(named, str) and len(pairs := re.findall(r"(\d+):\s*(\S+)", named)) > 0:
         named = dict(pairs)  # written without a blank after the colon
+    if isinstance(named, str) and "," in named:
+        named = named.split(",")
     if isinstance(named, dict):
         try:
             return {
@@ -190,12 +196,15 @@ def class_names(tree: Tree, description: Description) -> dict[int, str]:
     if isinstance(named, list) and named:
         return dict(enumerate(str(name).strip() for name in named))
     for name in NAMES:
-        found = sorted(
-            (path for path in tree.ending(Path(name).suffix) if path.name.lower() == name),
-            key=lambda p: len(p.parts),
-        )
-        if found and (lines := read_lines(found[0])):
-            return dict(enumerate(lines))
+        found = [path for path in tree.ending(Path(name).suffix) if path.name.lower() == name]
+        level = [path for path in found if len(path.parts) == min(len(other.parts) for other in found)]
+        lists = [read_lines(path) for path in level]
+        longest = max(lists, key=len, default=[])
+        if any(own != longest[: len(own)] for own in lists):
+            places = listing([str(path) for path in level])
+            raise UserError(f"{tree.root} has several lists of classes that differ: keep one of {places}.")
+        if longest:
+            return dict(enumerate(longest))
     return {}
 
 
@@ -291,6 +300,8 @@ class Lines(NamedTuple):
     names: dict[int, str]
     boxes_first: bool
     """whether a long line is a box and more; else it is a polygon"""
+    scores: bool
+    """whether a score follows each polygon"""
     notes: list[str]
 
     @classmethod
@@ -298,30 +309,31 @@ class Lines(NamedTuple):
         """Look at all lines of a data set, for what one alone does not tell."""
         rows = [numbers for file in files for _, line in _object_lines(file) if (numbers := _numbers(line))]
         notes = []
-        labels = {int(row[0]) for row in rows if row[0] == int(row[0])}
+        labels = sorted({int(row[0]) for row in rows if row[0] % 1 == 0 <= row[0]})
         if not names:
-            names = {label: f"class_{label}" for label in range(max(labels, default=0) + 1)}
+            names = {label: f"class_{label}" for label in labels}
             notes.append(
                 "Nothing names the classes, so they are called class_0, class_1 …: write classes.txt, a name "
                 "a line, or data.yaml with `names: [first, second]`."
             )
-        elif labels and 0 not in labels and max(labels) == len(names) and list(names) == list(range(len(names))):
+        elif labels and labels[0] > 0 and labels[-1] == len(names) and list(names) == list(range(len(names))):
             raise UserError(
-                f"{files[0].parent} has labels from {min(labels)} to {max(labels)}, but YOLO's count from 0: "
+                f"{files[0].parent} has labels from {labels[0]} to {labels[-1]}, but YOLO's count from 0: "
                 "subtract 1 from each, or add a class before the first."
             )
         twice = [name for name, count in Counter(names.values()).items() if count > 1]
         if twice:
             notes.append(f"Several classes are called {listing(twice)}: they are taken as one.")
         boxes_first = _has_keypoints(rows, description) or _has_track(rows)
-        if boxes_first:
-            notes.append("The lines hold more than a box (keypoints, a score, a track): the boxes are read.")
+        scores = not boxes_first and _has_scores(rows)
+        if boxes_first or scores or any(len(row) == 6 for row in rows):
+            notes.append("The lines hold more than a box (keypoints, a score, a track): only the boxes are read.")
         if _are_corners(rows):
             raise UserError(
                 f"{files[0].parent} has x1 y1 x2 y2 in its lines, but YOLO's are x y width height with the center: "
                 "convert them."
             )
-        return cls(names, boxes_first, notes)
+        return cls(names, boxes_first, scores, notes)
 
 
 def _has_keypoints(rows: Sequence[Sequence[float]], description: dict[str, Any]) -> bool:
@@ -339,6 +351,12 @@ def _has_track(rows: Sequence[Sequence[float]]) -> bool:
     """Whether a score and the whole number of a track follow each box."""
     long = [row for row in rows if len(row) > 5]
     return bool(long) and all(len(row) == 7 and row[6] % 1 == 0 for row in long) and max(r[6] for r in long) > 1
+
+
+def _has_scores(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether a score follows each polygon, as in predictions."""
+    long = [row for row in rows if len(row) > 6]
+    return bool(long) and all(len(row) >= 8 and len(row) % 2 == 0 and 0 <= row[-1] <= 1 for row in long)
 
 
 def _inside(row: Sequence[float], step: int) -> bool:
@@ -444,11 +462,12 @@ def _read_file(record: ImageRecord, file: Path, lines: Lines, numbers: dict[str,
 def _read_line(line: str, where: str, lines: Lines, numbers: dict[str, int]) -> tuple[int, list[float]] | str:
     """Label and box, x1, y1, x2, y2 in fractions of the image's size; or why there is none."""
     label, *values = _numbers(line, numbers) or [-1.0]
+    values = values[:-1] if lines.scores and len(values) > 6 else values
     polygon = len(values) >= 6 and not lines.boxes_first
     if len(values) < 4 or (polygon and len(values) % 2) or not all(map(math.isfinite, values)):
         return f"{where} is not `class x y width height`: {line[:60]!r}."
     if label not in lines.names:
-        return f"{where} has the class {label:g}, but {len(lines.names)} classes are named, counted from 0."
+        return f"{where} has the class {label:g}, but the classes are {_ranges(lines.names)}."
     own = values if polygon else values[:4]
     if any(abs(value) > FARTHEST for value in own):
         return f"{where} has {max(own, key=abs):g}: the numbers must be fractions of the image's size."
@@ -463,6 +482,14 @@ def _read_line(line: str, where: str, lines: Lines, numbers: dict[str, int]) -> 
         x_center + half_width,
         y_center + half_height,
     ]
+
+
+def _ranges(names: dict[int, str]) -> str:
+    """The numbers of classes, for messages: 0 to 79, or each of them."""
+    numbers = sorted(names)
+    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return listing(list(map(str, numbers)))
 
 
 # The writer

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +42,7 @@ class Drawn(NamedTuple):
 
 
 A = Drawn("a", 40, 60, 10, ((1, 5, 6, 25, 30), (0, 30, 2, 60, 40)))
-B = Drawn("b 2", 50, 30, 20, ((0, 3, 4, 20, 44),))
+B = Drawn("bé 2", 50, 30, 20, ((0, 3, 4, 20, 44),))
 C = Drawn("c", 30, 30, 30, ())
 D = Drawn("d", 64, 48, 40, ((1, 0, 0, 12, 20), (1, 20, 21, 40, 60)))
 E = Drawn("e", 32, 32, 50, ((0, 8, 8, 24, 24),))
@@ -813,16 +815,50 @@ def clutter(root: Path) -> None:
         copy.write_bytes(path.read_bytes())
 
 
+def link_everything(root: Path, away: Path) -> None:
+    """Leave links to images that lie elsewhere under other names, and a link to the whole folder."""
+    for number, path in enumerate(
+        sorted(path for path in root.rglob("*") if path.suffix in (".jpg", ".png", ".JPG"))
+    ):
+        path.rename(away / f"{number}.bin")
+        path.symlink_to(away / f"{number}.bin")
+    root.rename(away / "real")
+    root.symlink_to(away / "real")
+
+
+def rename(root: Path, new: Callable[[str], bytes]) -> None:
+    """Give every file and folder another name, the inner ones first."""
+    for path in sorted(root.rglob("*"), key=lambda path: -len(path.parts)):
+        os.rename(path, os.path.join(os.fsencode(path.parent), new(path.name)))
+
+
+def of_old_windows(name: str) -> bytes:
+    """As some archives are unpacked: not in UTF-8."""
+    return name.encode("cp1252")
+
+
+def of_a_camera_and_a_mac(name: str) -> bytes:
+    """With the endings of images in upper case, and marks apart from their letters."""
+    stem, dot, ending = unicodedata.normalize("NFD", name).rpartition(".")
+    return os.fsencode(stem + dot + (ending.upper() if ending == "jpg" else ending))
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("place", ["itself", "a folder deeper", "among clutter", "where one is"])
+@pytest.mark.parametrize("place", ["itself", "a folder deeper", "among clutter", "other names", "links"])
 def test_a_layout_is_found_and_read(name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the tool writes it, and as it is found on people's disks."""
     own, root = LAYOUTS[name], tmp_path / "my data"
     own.write(root / "animals.v2 (1)" if place == "a folder deeper" else root)
+    if place == "a folder deeper":
+        rename(root, of_old_windows)
     if place == "among clutter":
         clutter(root)
-    if place == "where one is":
         monkeypatch.chdir(root)
         root = Path(".")
+    if place == "other names":
+        rename(root, of_a_camera_and_a_mac)
+    if place == "links":
+        link_everything(root, tmp_path)
     kind, splits = find_format(root)
     assert (kind, sorted(splits)) == (own.format, sorted(own.parts))
     for split, pictures in own.parts.items():

@@ -91,9 +91,14 @@ def test_usual_places(yolo: YoloFolder, description: str, folder: str) -> None:
 
 def test_names_from_a_text_file(yolo: YoloFolder) -> None:
     (yolo.root / "data.yaml").unlink()
-    yolo.add("a", "1 0.5 0.5 0.5 0.5")
+    yolo.add("a", "1 0.5 0.5 0.5 0.5\n7 0.5 0.5 0.5 0.5")
     read = yolo.read()
-    assert read.classes == ("class_0", "class_1") and "Nothing names the classes" in read.notes[0]
+    assert (
+        read.classes == ("class_1", "class_7")
+        and read.labels.tolist() == [0, 1]
+        and "Nothing names the classes" in read.notes[0]
+    )
+    yolo.add("a", "1 0.5 0.5 0.5 0.5")
     (yolo.root / "classes.txt").write_text("cat\nbig dog\n")
     assert yolo.read().classes == ("cat", "big dog")
 

@@ -11,7 +11,7 @@ import pytest
 from test_read_yolo import HEIGHT, WIDTH, YoloFolder
 
 from resdet.data.tree import Partners, Tree
-from resdet.data.yolo import read_description, read_yolo
+from resdet.data.yolo import read_description, read_yolo, yolo_splits
 
 ONE = "0 0.5 0.5 0.5 0.5"
 
@@ -201,9 +201,9 @@ def test_a_number_up_to_one_and_a_half_is_a_share(yolo: YoloFolder) -> None:
 )
 def test_a_line_that_is_neither_box_nor_polygon(yolo: YoloFolder, line: str) -> None:
     yolo.add("bad", line)
-    yolo.add("good", ONE)
+    yolo.add("good", "0 .1 .1 .2 .2 .3 .3")
     read = yolo.read()
-    assert ids(read) == ["bad", "good"] and "class x y width height" in read.skipped[0]
+    assert ids(read) == ["bad", "good"] and len(read.boxes) == 1 and "class x y width height" in read.skipped[0]
 
 
 def test_a_broken_line_is_quoted_up_to_its_sixtieth_letter(yolo: YoloFolder) -> None:
@@ -217,7 +217,7 @@ def test_lines_are_counted_with_the_blank_ones(yolo: YoloFolder) -> None:
     yolo.add("good", f"\ufeff{ONE}\n \n1 0.5 0.5 0 1\n{ONE}")
     read = yolo.read()
     assert read.labels.tolist() == [0, 0, 0] and read.difficult.tolist() == [False] * 3
-    assert "bad.txt, line 4 has the class 9, but 2 classes" in read.skipped[0]
+    assert "bad.txt, line 4 has the class 9, but the classes are 0 to 1." in read.skipped[0]
     assert "good.txt: line 3, a box of 'dog' with no area" in read.skipped[1]
 
 
@@ -236,6 +236,81 @@ def test_a_broken_image_is_left_out(yolo: YoloFolder) -> None:
     (yolo.root / "images/train/bad.png").write_bytes(b"no picture")
     read = yolo.read()
     assert ids(read) == ["good"] and "bad.png" in read.skipped[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0.5 0.5 0.5 0.5 0.9",  # a score
+        "0 0.5 0.5 0.5 0.5 0.9 12",  # a score and a track
+        "0 0.5 0.5 0.5 0.5 0.3 0.4 2 0.7 0.6 1 0 0 0",  # keypoints that are visible or not
+        "0 0.5 0.5 0.5 0.5 0.3 0.4 0.7 0.6",  # keypoints
+        "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75 0.9",  # a polygon and its score
+        "0.0 0.5, 0.5, 0.5, 0.5",
+        "0\t0.5\t0.5\t0.5\t0.5\t",
+        "0,0.5,0.5,0.5,0.5",
+        "0 0,5 0,5 0,5 0,5",
+        "cat .5 .5 5e-1 +0.5",
+    ],
+)
+def test_lines_of_other_tools(yolo: YoloFolder, line: str) -> None:
+    yolo.add("a", f"{line}\n{line}")
+    read = yolo.read()
+    np.testing.assert_allclose(read.boxes, [[15, 10, 45, 30]] * 2, atol=1e-9)
+    assert not read.skipped and len(read.notes) == (len(line.replace(",", " ").split()) > 5 and "0,5" not in line)
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "-inf", "1e300", "99999999999999999999", "-1"])
+def test_numbers_that_no_class_has(yolo: YoloFolder, label: str) -> None:
+    yolo.add("a", f"{label} 0.5 0.5 0.5 0.5\n{ONE}")
+    read = yolo.read()
+    assert len(read.boxes) == 1 and read.left_out == (0, 1) and "a.txt, line 1" in read.skipped[0]
+
+
+def test_lists_of_classes_that_differ(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    """As labelImg leaves them in every folder; one may be the beginning of another."""
+    (yolo.root / "data.yaml").unlink()
+    for folder in "ab":
+        yolo.add(folder, "1 0.5 0.5 0.5 0.5", folder)
+    (yolo.root / "a/classes.txt").write_text("cat\ndog\n")
+    (yolo.root / "b/classes.txt").write_text("cat\ndog\nhen\n")
+    assert yolo.read("all").classes == ("cat", "dog", "hen")
+    (yolo.root / "b/classes.txt").write_text("dog\ncat\n")
+    with refuses("lists of classes that differ", yolo.root / "a/classes.txt", yolo.root / "b/classes.txt"):
+        yolo.read("all")
+
+
+def test_several_data_sets_in_one_folder(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    (yolo.root / "data.yaml").unlink()
+    for folder in "ab":
+        yolo.add(folder, ONE, f"{folder}/images")
+        (yolo.root / folder / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    with refuses("several data sets", yolo.root / "a", yolo.root / "b"):
+        yolo.read()
+
+
+def test_lists_of_images_without_a_description(yolo: YoloFolder) -> None:
+    yolo.description("names: [cat, dog]")
+    for name in "abc":
+        yolo.add(name, ONE, "images")
+    (yolo.root / "train.txt").write_text("images/a.png\nimages/b.png\n")
+    (yolo.root / "lists").mkdir()
+    (yolo.root / "lists/val.txt").write_text("../images/c.png\n")
+    (yolo.root / "test.txt").write_text("notes on the test\n")
+    assert yolo_splits(Tree(yolo.root)) == ["val", "train"]
+    assert ids(yolo.read()) == ["a", "b"] and ids(yolo.read("val")) == ["c"]
+
+
+def test_a_split_that_is_named_in_vain(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    """It is told of, but stops nobody who reads another."""
+    yolo.description("names: [cat]\ntrain: images/train\ntest: ../test/images\nauthor: me\nlicense: MIT\n")
+    yolo.add("a", ONE)
+    assert yolo_splits(Tree(yolo.root)) == ["train"]
+    assert yolo.read().notes == (
+        f"The description of {yolo.root} names the split test, ../test/images, which was not found there.",
+    )
+    with refuses("../test/images", "fix the path"):
+        yolo.read("test")
 
 
 # What is refused
