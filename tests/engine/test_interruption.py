@@ -19,6 +19,16 @@ from resdet.errors import Stopped, UserError
 RARE = replace(SOLVER, save_every=0, eval_every=3)  # no checkpoint but those after 3, 6 and 7 steps
 
 
+@pytest.fixture(autouse=True)
+def no_signal_is_ignored() -> Iterator[None]:
+    """As in a terminal, though the tests may run under nohup or in the background of a shell."""
+    defaults = [signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in SIGNALS]
+    before = [signal.signal(number, handler) for number, handler in zip(SIGNALS, defaults, strict=True)]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
 class Once:
     """Call `act` before the call number `number`, counted from 1, of the function that it wraps."""
 
