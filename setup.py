@@ -76,8 +76,9 @@ def extensions() -> tuple[list, dict]:
 
 
 modules, commands = extensions()
+recipes = ["resdet.recipes", *(f"resdet.recipes.{folder}" for folder in find_namespace_packages("configs"))]
 setup(
-    packages=[*find_namespace_packages(include=["resdet", "resdet.*"]), "resdet.recipes", "resdet.recipes.lineage"],
+    packages=[*find_namespace_packages(include=["resdet", "resdet.*"]), *recipes],
     package_dir={"resdet.recipes": "configs"},
     ext_modules=modules,
     cmdclass=commands,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from resdet.data.transforms import resize
 from resdet.evaluation.stages import Stages
 from resdet.io import write_atomically
+from resdet.lettering import lettering, one_line, report_numbers
 from resdet.types import Detections, Target
 
 # Colours of the classes, RGB, told apart on light and on dark ground; reused from the start for more classes.
@@ -33,9 +35,10 @@ def draw_detections(
     """(H, W, 3) uint8 RGB → a copy with the boxes scored at least `min_score`, named, worst first."""
     canvas = image.copy()
     scale = max(0.4, min(canvas.shape[:2]) / 1000)
+    names = _picture_names(tuple(classes))
     for box, score, label in reversed(list(zip(*(t.tolist() for t in detections), strict=True))):
         if score >= min_score:
-            _draw_box(canvas, box, PALETTE[label % len(PALETTE)], f"{classes[label]} {score:.2f}", scale)
+            _draw_box(canvas, box, PALETTE[label % len(PALETTE)], f"{names[label]} {score:.2f}", scale)
     return canvas
 
 
@@ -43,8 +46,9 @@ def draw_target(image: np.ndarray, target: Target, classes: Sequence[str]) -> np
     """(H, W, 3) uint8 RGB → a copy with the annotated boxes, difficult ones marked with a question mark."""
     canvas = image.copy()
     scale = max(0.4, min(canvas.shape[:2]) / 1000)
+    names = _picture_names(tuple(classes))
     for box, label, difficult in zip(*(t.tolist() for t in target), strict=True):
-        _draw_box(canvas, box, PALETTE[label % len(PALETTE)], classes[label] + "?" * difficult, scale)
+        _draw_box(canvas, box, PALETTE[label % len(PALETTE)], names[label] + "?" * difficult, scale)
     return canvas
 
 
@@ -56,8 +60,31 @@ def draw_finding(image: np.ndarray, boxes: np.ndarray, text: str) -> np.ndarray:
     scale = max(0.4, min(canvas.shape[:2]) / 1000)
     for box in (boxes + margin).tolist():
         _draw_box(canvas, box, PALETTE[0], "", scale)
-    _draw_box(canvas, (0, 0, 0, 0), (0, 0, 0), text, scale)
+    line = "".join(char if _is_drawn(char) else ascii(char)[1:-1] for char in one_line(text))
+    _draw_box(canvas, (0, 0, 0, 0), (0, 0, 0), line, scale)
     return canvas
+
+
+@cache
+def _picture_names(classes: tuple[str, ...]) -> list[str]:
+    """What pictures show of each class: its name, or its number if the name has characters that OpenCV lacks."""
+    names = [one_line(name) for name in classes]
+    hidden = [label for label, name in enumerate(names) if not all(map(_is_drawn, name))]
+    report_numbers({label: classes[label] for label in hidden}, "pictures", "OpenCV lacks some of their characters")
+    for label in hidden:
+        names[label] = f"#{label}"
+    return names
+
+
+@cache
+def _is_drawn(char: str) -> bool:
+    """Whether OpenCV draws a character, not question marks in its place: OpenCV 4 has ASCII only."""
+
+    def drawn(text: str) -> bytes:
+        canvas = np.zeros((40, 120), np.uint8)
+        return cv2.putText(canvas, text, (5, 30), FONT, 0.7, 255).tobytes()
+
+    return char.isascii() or drawn(char) not in [drawn("?" * count) for count in range(1, 5)]
 
 
 def _draw_box(canvas: np.ndarray, box: Sequence[float], color: tuple[int, ...], text: str, scale: float) -> None:
@@ -186,24 +213,34 @@ def plot_study(results: Mapping[str, tuple[float, Stages]], path: Path) -> None:
 
 def plot_data(splits: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Split → what `check_data` measured → a picture: objects of each class and of each size, for each split."""
-    figure = Figure(figsize=(12, 4 * len(splits)), layout="constrained")
-    for (left, right), (split, figures) in zip(
-        figure.subplots(len(splits), 2, squeeze=False), splits.items(), strict=True
-    ):
-        counts = sorted(figures["classes"].items(), key=lambda item: -item[1])[:MOST_BARS]
-        rest = len(figures["classes"]) - len(counts)
-        left.bar([name for name, _ in counts], [count for _, count in counts], color="C0")
-        left.tick_params(axis="x", labelrotation=90 if len(counts) > 8 else 0)
-        left.set(title=f"{split}: objects of a class" + (f", {rest} rarer classes left out" if rest else ""))
-        edges = list(figures["sizes"])
-        names = [f"{a}–{b}" for a, b in pairwise(edges)] + [f"{edges[-1]}–"]
-        right.bar(names, figures["sizes"].values(), color="C1")
-        right.set(title=f"{split}: sizes", xlabel="square root of the area, pixels of the resized image")
-    for axes in figure.axes:
-        axes.grid(alpha=0.3, axis="y")
-        axes.set_axisbelow(True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    classes = list(next(iter(splits.values()))["classes"])
+    with lettering(classes, *splits) as texts:
+        figure = Figure(figsize=(12, 4 * len(splits)), layout="constrained")
+        for (left, right), figures, title in zip(
+            figure.subplots(len(splits), 2, squeeze=False), splits.values(), texts[len(classes) :], strict=True
+        ):
+            _plot_classes(left, list(figures["classes"].values()), texts[: len(classes)], title)
+            edges = list(figures["sizes"])
+            names = [f"{a}–{b}" for a, b in pairwise(edges)] + [f"{edges[-1]}–"]
+            right.bar(names, figures["sizes"].values(), color="C1")
+            right.set(title=f"{title}: sizes", xlabel="square root of the area, pixels of the resized image")
+        for axes in figure.axes:
+            axes.grid(alpha=0.3, axis="y")
+            axes.set_axisbelow(True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=100)
+
+
+def _plot_classes(axes: Axes, counts: Sequence[int], names: Sequence[str], title: str) -> None:
+    """A bar for each class, the most frequent first."""
+    order = sorted(range(len(counts)), key=lambda label: -counts[label])
+    shown = order[:MOST_BARS]
+    axes.bar(range(len(shown)), [counts[label] for label in shown], color="C0")
+    axes.set_xticks(range(len(shown)), [names[label] for label in shown])
+    is_wide = len(shown) > 8 or len("".join(names[label] for label in shown)) > 60
+    axes.tick_params(axis="x", labelrotation=90 if is_wide else 0)
+    rest = len(order) - len(shown)
+    axes.set(title=f"{title}: objects of a class" + (f", {rest:,} rarer classes left out" if rest else ""))
 
 
 def _series(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:

@@ -87,10 +87,15 @@ def test_every_tool_is_a_command() -> None:
 
 
 @pytest.mark.parametrize(("command", "line"), EXAMPLES)
-def test_an_example_is_understood(command: str, line: str, workplace: Path) -> None:
-    for name, kind in (("shapes_r18", DetConfig), ("cifar10_r20_quick", ClsConfig)):
+def test_an_example_is_understood(
+    command: str, line: str, workplace: Path, shapes_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resdet.experiments.new_recipe.can_be_had", lambda name: False)
+    (workplace / "photos").symlink_to(shapes_root)
+    shutil.make_archive("photos", "zip", shapes_root)
+    for name, kind in (("shapes_r18", DetConfig), ("photos", DetConfig), ("cifar10_r20_quick", ClsConfig)):
         (workplace / "runs" / name).mkdir(parents=True)
-        config = to_dict(load_config(f"configs/{name}.py", (), kind))
+        config = to_dict(load_config(f"configs/{name.replace('photos', 'shapes_r18')}.py", (), kind))
         (workplace / "runs" / name / "config.json").write_text(json.dumps(config))
     assert read(command, arguments_of(command, line))
 
@@ -339,7 +344,7 @@ def test_an_evaluation_leaves_its_report(
     report = recipe.parent / "runs/tiny/eval"
     assert str(report) in out
     figures = json.loads((report / "metrics.json").read_text())
-    parts = {"errors", "confusion", "proposals", "per_class"}
+    parts = {"errors", "confusion", "proposals", "per_class", "coco_limit"}
     assert set(figures) == {"images", "map07", "map", *STATS, *parts}
     assert figures["images"] == 4 and set(figures["per_class"]) == set(SHAPES_CLASSES)
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])

@@ -305,8 +305,37 @@ def test_a_missing_file_is_named(tmp_path, refuses):
 def test_a_file_that_is_no_text_is_named(tmp_path, refuses):
     write_voc_results(tmp_path, [detected([], [])] * 3, IDS, NAMES)
     (tmp_path / "comp4_det_test_dog.txt").write_bytes(b"\xff\xfe")
-    with refuses("comp4_det_test_dog.txt cannot be read"):
+    with refuses("comp4_det_test_dog.txt, line 1: expected 'image_id score x1 y1 x2 y2', not '\\udcff\\udcfe'"):
         read_voc_results(tmp_path, IDS, NAMES)
+
+
+def test_any_image_s_name_comes_back(tmp_path):
+    ids = ["caf\udce9", "a\u2028b", "x\x0cy", "图 1"]  # the first was not UTF-8 on the disk
+    write_voc_results(tmp_path, [detected([BOX], [0.5])] * 4, ids, NAMES)
+    assert [found.boxes.tolist() for found in read_voc_results(tmp_path, ids, NAMES)] == [[BOX]] * 4
+
+
+def test_any_class_has_a_file_of_its_own(tmp_path):
+    names = [
+        "cat",
+        "Cabinet/shelf",
+        "../up",
+        "con",
+        "",
+        ".",
+        "..",
+        "Cat",
+        "CAT",
+        "x" * 999,
+        "x" * 998,
+        'a:*?"<>|%\\\0',
+    ]
+    written = [Detections(torch.tensor([BOX]), torch.tensor([0.5]), torch.tensor([c])) for c in range(len(names))]
+    write_voc_results(tmp_path / "voc", written, list(map(str, range(len(names)))), names)
+    assert len(list((tmp_path / "voc").iterdir())) == len(names) and list(tmp_path.iterdir()) == [tmp_path / "voc"]
+    read = read_voc_results(tmp_path / "voc", list(map(str, range(len(names)))), names)
+    assert [found.labels.tolist() for found in read] == [[c] for c in range(len(names))]
+    assert (tmp_path / "voc/comp4_det_test_Cabinet%2Fshelf.txt").is_file()
 
 
 def test_as_many_ids_as_images(tmp_path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import random
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor
 from resdet import io
 from resdet.config import DetConfig
 from resdet.engine.checkpoint import save_state
-from resdet.io import write_atomically, write_text
+from resdet.io import name_parts, write_atomically, write_text
 from resdet.models.weights.resdet import ModelFile, save_model
 
 
@@ -133,3 +136,40 @@ def test_a_folder_in_the_place_of_the_file(tmp_path: Path, refuses: Callable[...
     with refuses(tmp_path / "config.json"):
         write_text(tmp_path / "config.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+# Names in file names
+
+
+def test_plain_names_stay_as_they_are() -> None:
+    plain = ["aeroplane", "tvmonitor", "Traffic light", "no-helmet", "a_1.5", "安全帽", "con", "", "."]
+    assert name_parts(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["Cabinet/shelf", "../up", "a\\b"], ["Cabinet%2Fshelf", "..%2Fup", "a%5Cb"]),
+        (["100%", "100%25"], ["100%25", "100%2525"]),
+        (["Cat", "cat", "CAT", "dog"], ["%43at", "cat", "%43%41%54", "dog"]),
+        (["é", "e\u0301"], ["%C3%A9", "e%CC%81"]),
+        (["\0", "a\nb", "\ud800"], ["%00", "a%0Ab", "%ED%A0%80"]),
+    ],
+)
+def test_other_names_are_percent_encoded(names: list[str], parts: list[str]) -> None:
+    assert name_parts(names) == parts
+
+
+def test_each_name_has_its_own_file_everywhere() -> None:
+    """Random names of few characters: distinct as macOS and Windows compare them, and reversible if short."""
+    generator = random.Random(0)
+    for _ in range(300):
+        size = generator.choice([2, 5, 300])
+        alphabet = generator.choice(["aA%/", "aAß4Ss", "é\u0301eE.", "安\ud800:~"])
+        names = ["".join(generator.choices(alphabet, k=generator.randrange(size))) for _ in range(10)]
+        names = list(dict.fromkeys(names))
+        parts = name_parts(names)
+        assert len({unicodedata.normalize("NFD", part).casefold() for part in parts}) == len(names)
+        for name, part in zip(names, parts, strict=True):
+            assert len(part.encode()) <= 120 and not set(part) & set('<>:"/\\|?*\0')
+            assert "~" in part or unquote(part, errors="surrogatepass") == name

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "resdet"
 LAYERS = (
-    ("errors", "mistaken", "precision", "types", "boxes", "seeds", "io", "pickles"),
+    ("errors", "mistaken", "precision", "types", "boxes", "seeds", "io", "pickles", "lettering"),
     ("config", "ops"),
     ("models",),
     ("engine",),

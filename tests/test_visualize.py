@@ -18,6 +18,7 @@ from resdet.visualize import (
     PALETTE,
     contact_sheet,
     draw_detections,
+    draw_finding,
     draw_target,
     plot_detection,
     plot_errors,
@@ -134,6 +135,29 @@ def test_more_classes_than_colours_and_names_longer_than_the_image() -> None:
     assert draw_detections(canvas(), detections([[9, 9, 50, 50]], label=14), CLASSES).shape == (80, 120, 3)
     assert draw_target(canvas(8, 8), target([[1, 1, 7, 7]]), ["a very long name indeed"]).shape == (8, 8, 3)
     assert draw_target(canvas(), target([[9, 9, 50, 50]]), ["猫 %s {}"]).shape == (80, 120, 3)
+
+
+@pytest.mark.parametrize("opencv", [4, 5])
+def test_names_that_opencv_cannot_draw_are_numbered(
+    opencv: int,
+    written: list[tuple[str, int, int, int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """OpenCV 4 draws ASCII only."""
+    if opencv == 4:
+        monkeypatch.setattr(visualize, "_is_drawn", str.isascii)
+    visualize._picture_names.cache_clear()
+    names = ["cat\x1b\n", "𖭑", "$x$", "é" if opencv == 4 else "𖭒"]
+    for label in range(4):
+        draw_detections(canvas(), detections([[9, 9, 50, 50]], label=label), names)
+    visualize._picture_names.cache_clear()
+    assert [text for text, *_ in written if text != "?" * len(text)][-4:] == [
+        *("cat\\x1b 0.90", "#1 0.90", "$x$ 0.90", "#3 0.90")
+    ]
+    assert len(caplog.records) == 1
+    draw_finding(canvas(), np.empty((0, 4)), "unreadable image: 𖭑.jpg")
+    assert written[-1][0] == "unreadable image: \\U00016b51.jpg"
 
 
 # Sheets, files, curves

@@ -36,10 +36,20 @@ AVOIDED = {
 def messages(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of what a file prints, logs or raises."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Call):
+        if isinstance(node, ast.Assign):
+            name = ast.unparse(node.targets[0]).rpartition(".")[2]
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+        else:
             continue
-        name = ast.unparse(node.func).rpartition(".")[2]
-        if name.endswith("Error") or name in ("print", "info", "warning", "message", "Finding"):
+        if name.endswith(("Error", "error")) or name in (
+            "print",
+            "info",
+            "warning",
+            "message",
+            "Finding",
+            "append",
+        ):
             for part in ast.walk(node):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
                     yield part.lineno, part.value

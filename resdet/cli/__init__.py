@@ -8,7 +8,6 @@ immediate.
 from __future__ import annotations
 
 import ast
-import errno
 import importlib
 import logging
 import os
@@ -18,35 +17,52 @@ from pathlib import Path
 from types import ModuleType
 
 from resdet.cli.arguments import HELP, parse
-from resdet.errors import UserError
+from resdet.cli.output import output
+from resdet.engine.failures import explain
+from resdet.errors import Stopped, UserError
 
 COMMANDS = (
-    *("train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
-    *("new-recipe", "check-data", "convert-data", "convert-weights"),
+    *("train", "train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
+    *("split", "new-recipe", "check-data", "convert-data", "convert-weights"),
 )
-ON_MAIN_ONLY = ("detect", "new-recipe", "check-data", "convert-data", "convert-weights")
+ON_MAIN_ONLY = ("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights")
 """Commands whose work processes cannot share."""
+TRAINING = ("train", "train-det", "train-cls", "alternate", "study")
+"""Commands that go on when nobody reads what they print: their results are in files, after hours of work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand; a UserError becomes one line on standard error and exit status 1."""
+    """Run a subcommand; an error that a user can fix becomes one line on standard error and exit status 1."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    if not arguments or arguments[0] not in COMMANDS:
-        print(usage())
-        sys.exit(0 if not arguments or arguments[0] in HELP else 2)
+    name = arguments[0] if arguments else ""
+    with output(is_needed=name not in TRAINING or bool(set(arguments) & set(HELP))):
+        logging.basicConfig(format="%(levelname)s: %(message)s")
+        if name not in COMMANDS:
+            print(usage())
+            sys.exit(0 if not arguments or name in HELP else 2)
+        if status := _status(name, arguments[1:]):
+            sys.exit(status)
+
+
+def _status(name: str, arguments: Sequence[str]) -> int:
+    """Run a command → its exit status."""
     try:
-        run(arguments[0], arguments[1:])
+        run(name, arguments)
     except UserError as error:
-        rank = os.environ.get("RANK")
-        sys.exit(_report(f"{error}" if rank is None else f"(process {rank}) {error}"))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit(_report(f"The disk is full ({error.filename}): free some space, then continue with --resume."))
+        return _report(str(error))
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":  # the others say the same
+            print(stop, file=sys.stderr)
+        return 128 + stop.signal
     except KeyboardInterrupt:
         print("Stopped. To continue a training run from its last checkpoint, pass --resume RUN.", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    except Exception as error:
+        sentence = explain(error)
+        if not sentence:
+            raise
+        return _report(sentence)
+    return 0
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
@@ -99,5 +115,6 @@ def _log_progress(shown: bool) -> None:
 
 def _report(message: str) -> int:
     """Print an error → the exit status."""
-    print(f"error: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK")
+    print(f"error: {message}" if rank is None else f"error: (process {rank}) {message}", file=sys.stderr)
     return 1

@@ -5,7 +5,8 @@
 
 Opens every image and reads every annotation of a recipe. Finds unreadable images, images of another size than
 stated, missing and duplicate images, images in both splits (also as a copy of another size or compression), boxes
-outside the image or without area, and class names that look misspelled; counts classes and sizes, and how many
+outside the image or without area, images with more objects than the recipe lets a detector find, and class names
+that look misspelled; counts classes and sizes, and how many
 objects the recipe's anchors reach. Prints a summary, and writes into runs/NAME/data: report.json, histograms.png,
 and worst.png with images to look at.
 """

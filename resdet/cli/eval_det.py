@@ -8,9 +8,10 @@ Prints VOC's and COCO's AP of each class, COCO's 12 numbers, how much AP fixing 
 the average recall of the proposals. Writes into runs/NAME/eval:
 
 - metrics.json: all of these and the confusion matrix (rows are annotated classes, columns detected ones with a
-  score of at least 0.25, background last);
-- the detections as COCO's results JSON and, in voc/, as VOC's text files. Either can be scored again with
-  --detections, without a model, into runs/NAME/eval_saved;
+  score of at least 0.25, background last; of more than 100 classes, a list of row, column and count);
+- the detections as COCO's results JSON and, in voc/, as VOC's text files, where a class that cannot be part of a
+  file's name is percent-encoded (Cabinet%2Fshelf). Either can be scored again with --detections, without a model,
+  into runs/NAME/eval_saved;
 - precision_recall.png, class_ap.png, confusion.png, errors.png, proposal_recall.png, and detections.png
   (annotations and detections side by side)."""
 
@@ -45,6 +46,7 @@ class Arguments(DetArguments):
 def main(arguments: Arguments) -> None:
     """Evaluate, and print the tables."""
     from resdet.data.build import describe
+    from resdet.data.check import objects_per_image
     from resdet.engine.runtime import is_main
     from resdet.evaluation.report import analysis_table, class_table, coco_table
     from resdet.experiments.evaluate import evaluate, evaluate_saved
@@ -57,6 +59,12 @@ def main(arguments: Arguments) -> None:
     if found:
         print(describe(found.annotations, arguments.config.data.val))
         print(class_table(found.scores, found.annotations.classes))
-        print(coco_table(found.scores.coco.stats))
+        print(coco_table(found.scores.coco, len(found.annotations)))
+        crowded = (objects_per_image(found.annotations) > arguments.config.test.max_detections).sum()
+        if crowded and arguments.detections is None:
+            print(
+                f"{crowded:,} of {len(found.annotations):,} images have more objects than a detector finds: raise "
+                f"--test.max-detections ({arguments.config.test.max_detections}), and --test.post-nms-topk with it."
+            )
         print(analysis_table(found.analysis))
         print(f"Metrics, plots, pictures and results files are in {found.folder}.")

@@ -29,11 +29,15 @@ class Arguments:
     format: DataFormat | None = None
     """Format of the data set; detected if not given."""
     train: str | None = None
-    """Training splits, joined by "+"; defaults to trainval or train."""
+    """Training splits, joined by "+"; defaults to train, or to trainval."""
     val: str | None = None
-    """Validation splits, joined by "+"; defaults to test, val or valid."""
+    """Validation splits, joined by "+"; defaults to val, valid or test."""
+    split_file: Path | None = None
+    """File that `resdet split` wrote, whose splits are used in place of the data set's own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that the recipe is for."""
+    pretrained: bool | None = None
+    """Whether to start from torchvision's ImageNet weights; by default, if they are cached or can be downloaded."""
 
 
 def main(arguments: Arguments) -> None:
@@ -46,5 +50,7 @@ def main(arguments: Arguments) -> None:
         format=arguments.format,
         train=arguments.train,
         val=arguments.val,
+        split_file=arguments.split_file,
         device=arguments.device,
+        pretrained=arguments.pretrained,
     )

@@ -8,7 +8,8 @@
 
 The run folder runs/NAME holds model.safetensors (the best model), last.safetensors, config.json, metrics.jsonl,
 metrics.json, TensorBoard events and curves.png. --resume continues from its state.pt exactly where training
-stopped. With a recipe before --help, the defaults shown are those of the recipe.
+stopped. Ctrl-C and SIGTERM stop it after the step under way, which is saved; a second Ctrl-C does not wait. With a
+recipe before --help, the defaults shown are those of the recipe.
 """
 
 from __future__ import annotations

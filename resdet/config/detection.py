@@ -26,7 +26,7 @@ from resdet.config.ranges import (
 )
 from resdet.config.solver import SolverConfig
 
-DataFormat = Literal["voc", "coco", "yolo"]
+DataFormat = Literal["voc", "coco", "yolo", "labelme", "csv", "via"]
 ProposalMethod = Literal["selective-search", "edge-boxes", "rpn"]
 Depth = Literal[18, 34, 50, 101, 152]
 
@@ -43,10 +43,16 @@ class DataConfig:
     """Training splits, joined by "+": for example 2007_trainval+2012_trainval, train2017 or train."""
     val: str = "2007_test"
     """Validation splits, written like the training splits."""
+    split_file: str = ""
+    """File that `resdet split` wrote: `train` and `val` then name its splits, and the images are those of the whole
+    data set that it lists; if empty, they name the data set's own splits."""
     classes: tuple[str, ...] = VOC_CLASSES
     """Class names in the order of the labels; if empty, all names in the training annotations, sorted."""
     other_classes: Literal["error", "ignore"] = "error"
     """What to do with objects of a class that is not in `classes`: stop with an error, or ignore them."""
+    exif: Literal["auto", "upright", "stored"] = "auto"
+    """What boxes are relative to in photographs that are stored on their side: the upright image, or the pixels as
+    stored; auto decides for each image by the size that its annotation states."""
     difficult: bool = False
     """Whether to train on VOC's difficult objects and COCO's crowd regions too. The papers do not; they never count
     in evaluation."""
@@ -65,10 +71,14 @@ class DataConfig:
     """Shorter side of images in evaluation, in pixels (Faster R-CNN §3.3)."""
     max_side: Pixels = 1000
     """Maximum longer side of an image in pixels (Fast R-CNN §4)."""
+    augmentation: str = "none"
+    """Random changes to training images before they are resized: none, light (colors, size and position, blur,
+    noise), strong (more of these, and crops), or a JSON or YAML file that albumentations.save wrote; a box that is
+    cut is kept if 30 % of its area and 2 pixels of each side are left."""
     flip: Fraction = 0.5
-    """Probability of a horizontal flip (Fast R-CNN §2.3)."""
+    """Probability of a horizontal flip, after the augmentation (Fast R-CNN §2.3)."""
     photometric: Fraction = 0.0
-    """Probability of a random change of brightness, contrast, saturation and hue."""
+    """Probability of a random change of brightness, contrast, saturation and hue, after the augmentation."""
     group_by_aspect: bool = True
     """Whether to keep landscape and portrait images in separate batches, which saves padding."""
     workers: Workers = 2
@@ -205,6 +215,9 @@ class TestConfig:
     """IoU threshold of non-maximum suppression among the detections of a class (the authors' code)."""
     max_detections: Count = 100
     """Maximum number of detections per image."""
+    coco_max_dets: Annotated[int, Range(100, 1_000_000)] = 100
+    """Maximum number of detections of a class in an image that COCO's AP and AR count (maxDets of COCO's tools; 100
+    gives the standard numbers); raise it, and `max_detections`, where images hold more objects."""
     refine: bool = False
     """Whether to pool again from the detected boxes and merge both predictions (box refinement: He et al. 2015,
     appendix B)."""

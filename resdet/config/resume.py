@@ -32,26 +32,27 @@ FIXED = _names(
 
 CHANGEABLE = _names(
     """
-    seed device data.format data.root data.train data.val data.held_out data.other_classes data.difficult
-    data.proposals data.repeat data.empty_images data.short_sides data.test_short_side data.max_side
-    data.padding data.flip data.photometric data.color data.operations data.group_by_aspect data.workers
-    data.source model.dropout rpn.batch_size_per_image rpn.foreground_fraction rpn.foreground_iou
+    seed device data.format data.root data.train data.val data.split_file data.held_out data.other_classes data.exif
+    data.difficult data.proposals data.repeat data.empty_images data.short_sides data.test_short_side data.max_side
+    data.padding data.augmentation data.flip data.photometric data.color data.operations data.group_by_aspect
+    data.workers data.source model.dropout rpn.batch_size_per_image rpn.foreground_fraction rpn.foreground_iou
     rpn.background_iou rpn.cross_boundary rpn.pre_nms_topk rpn.post_nms_topk rpn.nms_iou rpn.min_size rpn.beta
     rpn.box_weight roi.batch_size_per_image roi.foreground_fraction roi.foreground_iou roi.background_iou
     roi.beta roi.ohem loss.label_smoothing loss.mixup solver.lr solver.steps solver.milestones solver.schedule
     solver.gamma solver.plateau solver.warmup_steps solver.warmup_factor solver.warmup solver.batch_size
     solver.accumulate solver.momentum solver.weight_decay solver.clip_norm solver.ema solver.compile
     solver.precision solver.eval_every solver.save_every solver.log_every solver.patience test.pre_nms_topk
-    test.post_nms_topk test.min_score test.nms_iou test.max_detections test.refine test.vote_iou test.scales
-    test.flip test.soft_nms_sigma test.ensemble test.batch_size test.metric test.views test.recalibrate
+    test.post_nms_topk test.min_score test.nms_iou test.max_detections test.coco_max_dets test.refine
+    test.vote_iou test.scales test.flip test.soft_nms_sigma test.ensemble test.batch_size test.metric test.views
+    test.recalibrate
     """
 )
 
 MEASURED_BY = _names(
     """
     data.proposals data.test_short_side data.max_side rpn.nms_iou rpn.min_size test.pre_nms_topk
-    test.post_nms_topk test.min_score test.nms_iou test.max_detections test.vote_iou test.soft_nms_sigma
-    test.metric
+    test.post_nms_topk test.min_score test.nms_iou test.max_detections test.coco_max_dets test.vote_iou
+    test.soft_nms_sigma test.metric
     """
 )
 """what a training run's evaluations read of the changeable settings: figures can be compared if these, and the

@@ -39,6 +39,10 @@ class Annotations:
     """(B,) float64, square pixels: of masks where the files state them, else of boxes (for COCO's size ranges)"""
     skipped: tuple[str, ...]
     """one sentence for each image or box that was left out"""
+    notes: tuple[str, ...] = ()
+    """what else the user should know of how the files were read, one sentence each"""
+    left_out: tuple[int, int] = (0, 0)
+    """how many images and how many boxes are not here, those of these images included"""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -80,7 +84,7 @@ class Annotations:
 
     def file(self, index: int) -> str:
         """Path of image `index`."""
-        return self.files[index].decode()
+        return self.files[index].decode("utf-8", "surrogateescape")
 
     def id(self, index: int) -> str:
         """Identifier of image `index`."""

@@ -17,7 +17,7 @@ from resdet.data.image_folder import FolderDataset, ImageFolder, read_image_fold
 from resdet.data.loader import TrainSampler, test_batches, train_batches
 from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
 from resdet.engine.runtime import Runtime
-from resdet.errors import UserError
+from resdet.errors import UserError, listed
 from resdet.models.layers.pixel_norm import STYLES
 from resdet.types import ClsBatch
 
@@ -60,7 +60,14 @@ def _subset(images: Images, kept: np.ndarray) -> Images:
 def describe_images(images: Images, split: str) -> str:
     """A line on what was read, and one for each of the first few images that were left out."""
     line = f"{split}: {len(images.labels)} images of {len(images.classes)} classes"
-    return with_skipped(line, "images", images.skipped if isinstance(images, ImageArray) else [])
+    if isinstance(images, ImageArray):
+        return with_skipped(line, "images", images.skipped)
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
+    notes = [f"Without images: {listed(empty)}."] * bool(empty)
+    if images.hidden:
+        notes.append(f"{images.hidden} hidden images in {images.root}, as in .ipynb_checkpoints, are left out.")
+    return "\n  ".join([line, *notes])
 
 
 def pixel_statistics(images: Images, config: ClsConfig) -> tuple[Tensor, Tensor]:

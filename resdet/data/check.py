@@ -5,15 +5,16 @@ Shapes: M images, B boxes, A anchors at a cell, C classes.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from resdet.data.annotations import Annotations
+
+MANY_CLASSES = 20  # without objects: more of them are one finding
 
 
 class Finding(NamedTuple):
@@ -48,6 +49,34 @@ def check_annotations(splits: Mapping[str, Annotations]) -> list[Finding]:
     return found
 
 
+def objects_per_image(annotations: Annotations) -> np.ndarray:
+    """(M,) how many objects there are to be found in each image: those that are not difficult."""
+    return np.bincount(annotations.owners[~annotations.difficult], minlength=len(annotations))
+
+
+def check_crowds(splits: Mapping[str, Annotations], max_detections: int, coco_max_dets: int) -> list[Finding]:
+    """The images with more objects than a detector may find, or, of one class, than COCO's figures count."""
+    found = []
+    for split, part in splits.items():
+        easy, objects = ~part.difficult, objects_per_image(part)
+        for image in np.flatnonzero(objects > max_detections).tolist():
+            sentence = (
+                f"{part.file(image)} has {objects[image]:,} objects, but a detector finds at most "
+                f"{max_detections:,} in an image: raise test.max_detections, and test.post_nms_topk with it."
+            )
+            found.append(Finding("more objects than test.max_detections", split, sentence, image))
+        pairs = part.owners[easy] * len(part.classes) + part.labels[easy]
+        for pair, count in zip(*(values.tolist() for values in np.unique(pairs, return_counts=True)), strict=True):
+            image, label = divmod(pair, max(1, len(part.classes)))
+            if count > coco_max_dets:
+                sentence = (
+                    f"{part.file(image)} has {count:,} objects of {part.classes[label]!r}, but COCO's figures "
+                    f"count at most {coco_max_dets:,} detections of a class in an image: raise test.coco_max_dets."
+                )
+                found.append(Finding("more objects of a class than test.coco_max_dets", split, sentence, image))
+    return found
+
+
 def summary(findings: Sequence[Finding], shown: int) -> str:
     """A line for each kind, the most frequent first, and below it the first few sentences."""
     lines = []
@@ -61,7 +90,7 @@ def _check_split(split: str, annotations: Annotations) -> list[Finding]:
     found = [Finding("skipped", split, sentence) for sentence in annotations.skipped]
     files = Counter(annotations.files.tolist())
     found += [
-        Finding("image listed twice", split, f"{file.decode()} is listed {count} times.")
+        Finding("image listed twice", split, f"{os.fsdecode(file)} is listed {count} times.")
         for file, count in files.items()
         if count > 1
     ]
@@ -76,11 +105,13 @@ def _check_split(split: str, annotations: Annotations) -> list[Finding]:
             sentence = f"{annotations.file(image[box])}: a box of {name!r}, {how(box)}."
             found.append(Finding(kind, split, sentence, int(image[box]), box))
     missing = np.flatnonzero(np.bincount(annotations.labels, minlength=len(annotations.classes)) == 0)
-    found += [
-        Finding("class without objects", split, f"{annotations.classes[label]!r} has no objects in {split}.")
-        for label in missing
+    names = [repr(annotations.classes[label]) for label in missing]
+    if len(names) > MANY_CLASSES:
+        names = [f"{len(names):,} classes, such as {', '.join(names[:3])},"]
+    verb = "have" if len(missing) > MANY_CLASSES else "has"
+    return found + [
+        Finding("class without objects", split, f"{who} {verb} no objects in {split}.") for who in names
     ]
-    return found
 
 
 def _beyond(annotations: Annotations, image: np.ndarray) -> np.ndarray:
@@ -97,18 +128,52 @@ def _repeated(annotations: Annotations, image: np.ndarray) -> np.ndarray:
 
 
 def odd_names(counts: Mapping[str, int]) -> dict[str, str]:
-    """Class → number of objects: the names that look like typos, and of what."""
-    odd = {}
+    """Class → number of objects: the names that look like typos, and of what.
+
+    Such a name has the letters and digits of a more frequent one, or it is of few objects and one slip away from
+    one of ten times as many. The time grows with the number of names, not with that of pairs.
+    """
+    odd: dict[str, str] = {}
+    known: dict[str, str] = {}
     for name in counts:
         if name != " ".join(name.split()):
             odd[name] = "has blanks that are easily overlooked"
-    for a, b in combinations(counts, 2):
-        rare, common = sorted((a, b), key=lambda name: (counts[name], name))
-        short, long = sorted(("".join(filter(str.isalnum, name.casefold())) for name in (rare, common)), key=len)
-        alike = SequenceMatcher(None, short, long).ratio() > 0.8 and 10 * counts[rare] < counts[common]
-        if short == long or (alike and len(short) > 3):
-            odd[rare] = f"({counts[rare]} objects) may be meant to be {common!r} ({counts[common]})"
-    return odd
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):  # the most frequent first
+        form = "".join(filter(str.isalnum, name.casefold()))
+        if form in known:
+            odd[name] = _meant(name, known[form], counts)
+        elif form:
+            known[form] = name
+    meant: dict[str, str] = {}
+    for name, other in _one_slip_apart(known):
+        if 10 * counts[name] < counts[other] and counts[other] > counts.get(meant.get(name, ""), 0):
+            meant[name] = other
+    odd |= {name: _meant(name, other, counts) for name, other in meant.items()}
+    return {name: odd[name] for name in counts if name in odd}
+
+
+def _meant(name: str, other: str, counts: Mapping[str, int]) -> str:
+    return f"({counts[name]} objects) may be meant to be {other!r} ({counts[other]})"
+
+
+def _one_slip_apart(known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Form → name, the most frequent first: each name with the most frequent ones that a slip may have changed.
+
+    A slip leaves a letter out, puts one in, takes another, or swaps two. Then both forms become equal when at most
+    one letter of each is left out. Other digits are not a slip, since they number things. What is equal must
+    have five letters, or be one of the two names and have four: shorter words are alike by chance.
+    """
+    sharing: dict[str, list[str]] = {}  # what is left of forms → these forms, the most frequent first
+    for form in known:
+        shorter = (form[:i] + form[i + 1 :] for i, char in enumerate(form) if not char.isdigit())
+        for left in dict.fromkeys((form, *shorter)):
+            sharing.setdefault(left, []).append(form)
+    for left, forms in sharing.items():
+        if len(left) >= 5:
+            yield from ((known[form], known[forms[0]]) for form in forms)
+        elif len(left) == 4 and left in known:
+            yield from ((known[form], known[left]) for form in forms)
+            yield from ((known[left], known[form]) for form in forms)
 
 
 # Sizes and anchors

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
 from resdet.data.images import ImageError, is_image_name, read_image
-from resdet.data.loader import ImageDataset, Unreadable
+from resdet.data.loader import ImageDataset, Unreadable, shared_or_own
 from resdet.data.transforms import ClsTestTransform, ClsTrainTransform
-from resdet.errors import UserError
+from resdet.data.tree import is_hidden
+from resdet.errors import UserError, listed
+from resdet.io import printable
 from resdet.types import ClsBatch
 
 
@@ -21,14 +23,16 @@ class ImageFolder(NamedTuple):
 
     root: Path
     files: np.ndarray
-    """(M,) bytes, paths below `root`"""
+    """(M,) bytes, paths below `root` as the system has them, which may be no UTF-8"""
     labels: np.ndarray
     """(M,) int64"""
     classes: tuple[str, ...]
+    hidden: int = 0
+    """images left out since they are hidden, as are the copies in .ipynb_checkpoints"""
 
     def file(self, index: int) -> Path:
         """Path of an image."""
-        return self.root / self.files[index].decode()
+        return self.root / os.fsdecode(self.files[index])
 
 
 def read_image_folder(root: str | Path, split: str, classes: tuple[str, ...], *, source: str) -> ImageFolder:
@@ -39,21 +43,29 @@ def read_image_folder(root: str | Path, split: str, classes: tuple[str, ...], *,
     folder = Path(root) / split
     if not folder.is_dir():
         raise UserError(f"Image folder not found: {folder}; put the images there ({source}).")
-    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    found, hidden = _files_of_classes(folder)
     unknown = sorted(set(found) - set(classes))
     if classes and unknown:
-        raise UserError(
-            f"{folder / unknown[0]} is not a class of the training data, which has {', '.join(classes)}."
-        )
-    classes = classes or found
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        own = sorted(p for p in (folder / name).rglob("*") if is_image_name(p))
-        files += [str(path.relative_to(folder)).encode() for path in own]
-        labels += [label] * len(own)
+        raise UserError(f"{folder / unknown[0]} is not a class of the training data, which has {listed(classes)}.")
+    classes = classes or tuple(sorted(found))
+    files = [os.fsencode(path.relative_to(folder)) for name in classes for path in found.get(name, [])]
+    labels = np.repeat(np.arange(len(classes)), [len(found.get(name, [])) for name in classes])
     if not files:
         raise UserError(f"No images found in {folder}/CLASS: put them there ({source}).")
-    return ImageFolder(folder, np.array(files), np.array(labels, np.int64), classes)
+    return ImageFolder(folder, np.array(files), labels.astype(np.int64), classes, hidden)
+
+
+def _files_of_classes(folder: Path) -> tuple[dict[str, list[Path]], int]:
+    """The images in each class's folder, sorted, and how many more are hidden."""
+    found: dict[str, list[Path]] = {}
+    hidden = 0
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        images = sorted(path for path in place.rglob("*") if is_image_name(path))
+        seen = [path for path in images if not any(map(is_hidden, path.relative_to(folder).parts))]
+        hidden += len(images) - len(seen)
+        if not is_hidden(place.name):
+            found[printable(place.name)] = seen
+    return found, hidden
 
 
 class ClsSample(NamedTuple):
@@ -92,9 +104,7 @@ class FolderDataset(ImageDataset):
         if not good:
             return samples[0]  # type: ignore[return-value]
         count = sum(len(sample.views) for sample in good)
-        views = torch.empty(count, *good[0].views.shape[1:], dtype=torch.uint8)
-        if get_worker_info() is not None:
-            views.share_memory_()  # written once, where the training process reads it
+        views = shared_or_own(torch.empty(count, *good[0].views.shape[1:], dtype=torch.uint8))
         np.concatenate([sample.views for sample in good], out=views.numpy())
         return ClsBatch(
             views.permute(0, 3, 1, 2),

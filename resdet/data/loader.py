@@ -7,17 +7,24 @@ on how many processes train, on how many workers read, or on whether the trainin
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import shutil
+import signal
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from multiprocessing.queues import Queue
 from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from resdet.data.images import ImageError
+from resdet.errors import reason
 from resdet.seeds import Purpose, seed_sequence
 
 
@@ -29,6 +36,7 @@ class Draw(NamedTuple):
     seed: int
 
 
+MEMORY = "/dev/shm"  # where Linux keeps shared memory
 Unreadable = Literal["replace", "leave_out", "refuse"]
 
 
@@ -174,11 +182,14 @@ def _read(dataset: ImageDataset, sampler: object, workers: int, pin: bool) -> It
         dataset,
         batch_sampler=sampler,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=dataset.collate,
+        collate_fn=_Collate(dataset),
         pin_memory=pin,
         worker_init_fn=_start_worker,
     )
     for batch in loader:
+        if isinstance(batch, _Pickled):
+            _report_pipes(MEMORY)
+            batch = pickle.loads(batch.content)
         if not isinstance(batch, ImageError):
             yield batch
         elif dataset.unreadable != "leave_out":
@@ -187,6 +198,64 @@ def _read(dataset: ImageDataset, sampler: object, workers: int, pin: bool) -> It
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the parallelism
+    for name in ("SIGINT", "SIGHUP"):  # of which the training process decides what they mean
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # A batch that cannot be sent would be lost, and waited for without an end.
+    Queue._on_queue_feeder_error = staticmethod(_die)  # type: ignore[attr-defined]
+
+
+def _die(error: Exception, batch: object) -> None:
+    """End this process, as the training process will notice."""
+    logging.getLogger("resdet").error("A data loading process cannot send its images: %s.", reason(error))
+    os._exit(1)
+
+
+class _Pickled(NamedTuple):
+    """A batch as bytes, which a pipe carries."""
+
+    content: bytes
+
+
+class _Collate:
+    """A dataset's `collate`; in a worker, the batch lies in shared memory, or passes as bytes where that is full.
+
+    Docker gives a container 64 MB of shared memory.
+    """
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = self.dataset.collate(samples)
+        return batch if get_worker_info() is None or _share(batch) else _Pickled(pickle.dumps(batch))
+
+
+def _share(value: Any) -> bool:
+    """Move all tensors in nested tuples and lists to shared memory → whether there was room."""
+    if isinstance(value, Tensor) and value.numel():
+        try:
+            value.share_memory_()
+        except RuntimeError:
+            return False
+    return not isinstance(value, (list, tuple)) or all(map(_share, value))
+
+
+def shared_or_own(tensor: Tensor) -> Tensor:
+    """`tensor`, not yet filled; in a worker it lies where the training process reads it, if there is room."""
+    if get_worker_info() is not None:
+        _share(tensor)
+    return tensor
+
+
+@cache
+def _report_pipes(memory: str) -> None:
+    """Log once that the shared memory in the folder `memory` is too small."""
+    size = f"{memory}, {shutil.disk_usage(memory).total / 2**20:.0f} MiB" if os.path.isdir(memory) else memory
+    logging.getLogger("resdet").warning(
+        f"Shared memory ({size}) is too small for the batches, which pass through pipes instead and take longer: "
+        "make it larger, for example with `docker run --shm-size 8g`, or use fewer data.workers."
+    )
 
 
 def repeat_factors(labels: np.ndarray, images: np.ndarray, count: int, threshold: float) -> np.ndarray:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
 from resdet.data.annotations import Annotations
-from resdet.data.check import anchor_overlap, resized_boxes
+from resdet.data.check import anchor_overlap, objects_per_image, resized_boxes
 from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors
 from resdet.models.backbones.resnet import ResNetBackbone
 
@@ -32,34 +31,33 @@ class Suggestion(NamedTuple):
     """sentences"""
 
 
-def suggest(training: Annotations, format: str, root: Path, train: str, val: str, gpu: bool) -> Suggestion:
+def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool) -> Suggestion:
     """A recipe for these annotations.
 
     Args:
-        format, root, train, val: as in `DataConfig`
-        gpu: for a GPU and torchvision's weights, or from scratch for a CPU
+        training: the images of data.train
+        data: format, folder and splits; what else the recipe says of the data is added
+        gpu: for a GPU, or for a CPU
+        pretrained: from torchvision's ImageNet weights, or from scratch
     """
     short_side, max_side, why_size = suggest_size(training)
     boxes, sizes = resized_boxes(training, short_side, max_side)
     scales, ratios, why_anchors = suggest_anchors(boxes, sizes)
-    batch = 8 if gpu else 4
+    batch, depth = 8 if gpu else 4, suggest_depth(gpu)
     steps = int(np.clip(EPOCHS * len(training) // batch, FEWEST_STEPS, MOST_STEPS)) // 10 * 10
-    data = DataConfig(
-        format=format,  # type: ignore[arg-type]
-        root=str(root),
-        train=train,
-        val=val,
+    data = replace(
+        data,
         classes=training.classes,
         short_sides=(short_side,),
         test_short_side=short_side,
         max_side=max_side,
         workers=4 if gpu else 0,
-        source=f"the folder {root}",
+        source=f"the folder {data.root}",
     )
     model = ModelConfig(
-        depth=50 if gpu else 18,
-        norm="frozen" if gpu else "sync_batch",
-        freeze=("conv1", "conv2_x") if gpu else (),
+        depth=depth,
+        norm="frozen" if pretrained else "sync_batch",
+        freeze=("conv1", "conv2_x") if pretrained else (),
         anchor_scales=scales,
         anchor_ratios=ratios,
         anchor_center=ANCHOR_CENTER,
@@ -68,38 +66,61 @@ def suggest(training: Annotations, format: str, root: Path, train: str, val: str
         pool_size=7 if gpu else 4,
     )
     config = DetConfig(
-        init_weights="torchvision" if gpu else "",
+        init_weights="torchvision" if pretrained else "",
         data=data,
         model=model,
         rpn=RPNConfig(cross_boundary=True, pre_nms_topk=1000, post_nms_topk=300),
         roi=RoIConfig(batch_size_per_image=64 if gpu else 32, foreground_fraction=0.5),
-        solver=suggest_solver(steps, batch, gpu),
+        solver=suggest_solver(steps, batch, pretrained),
         test=TestConfig(pre_nms_topk=1000, post_nms_topk=300 if gpu else 150, batch_size=batch, metric="ap50"),
     )
-    backbone = "ResNet-50 from torchvision's ImageNet weights" if gpu else "ResNet-18 from scratch, for a CPU"
+    most = int(objects_per_image(training).max(initial=0))
+    if most > min(config.test.max_detections, config.test.coco_max_dets):
+        config = replace(config, test=for_crowds(config.test, most))
+    start = "from torchvision's ImageNet weights, with conv1 and conv2_x frozen" if pretrained else "from scratch"
     passes = f"{steps * batch / len(training):.0f} times"
     reasons = [
-        f"{backbone}.",
+        f"ResNet-{depth} {start}{'' if gpu else ', for a CPU'}.",
         why_size,
         why_anchors,
         f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",
     ]
-    if val == train:
-        reasons.append(f"There is no split beside {train}: the metrics will only show how well it is memorized.")
+    if config.test.coco_max_dets > TestConfig.coco_max_dets:
+        reasons.append(f"An image has up to {most:,} objects: the limits of `test` let the detector find them all.")
+    if data.val == data.train:
+        reasons.append(f"There is only the split {data.train}: the metrics will show how well it is memorized.")
     return Suggestion(config, reasons)
 
 
-def suggest_solver(steps: int, batch: int, gpu: bool) -> SolverConfig:
+def for_crowds(test: TestConfig, most: int) -> TestConfig:
+    """`test` with limits of detections that images with up to `most` objects do not reach."""
+    limit = -(-3 * most // 200) * 100  # half as many again, in hundreds
+    regions = max(test.post_nms_topk, limit)
+    return replace(
+        test,
+        pre_nms_topk=max(test.pre_nms_topk, 3 * regions),
+        post_nms_topk=regions,
+        max_detections=limit,
+        coco_max_dets=limit,
+    )
+
+
+def suggest_depth(gpu: bool) -> Literal[18, 50]:
+    """Layers of the ResNet: what a GPU, or a CPU, trains in minutes."""
+    return 50 if gpu else 18
+
+
+def suggest_solver(steps: int, batch: int, pretrained: bool) -> SolverConfig:
     """The optimizer for so many steps of `batch` images."""
-    # bccd_r18's settings on a CPU, the papers' scaled to the batch on a GPU.
+    # bccd_r18's settings from scratch, the papers' scaled to the batch from trained weights.
     return SolverConfig(
-        optimizer="sgd" if gpu else "adamw",
-        lr=1e-3 * batch if gpu else 1e-3,
+        optimizer="sgd" if pretrained else "adamw",
+        lr=1e-3 * batch if pretrained else 1e-3,
         steps=steps,
         milestones=(steps * 7 // 10, steps * 9 // 10),
         warmup_steps=steps // 10,
         batch_size=batch,
-        weight_decay=5e-4 if gpu else 0.05,
+        weight_decay=5e-4 if pretrained else 0.05,
         clip_norm=10,
         eval_every=steps // 5,
         save_every=100,

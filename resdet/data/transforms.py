@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import cv2
@@ -10,10 +9,8 @@ import numpy as np
 import torch
 
 from resdet.boxes import resize as resize_boxes
+from resdet.data.augment import A, Augmentation, seed_pipeline
 from resdet.types import Target
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version
-import albumentations as A
 
 
 def fit_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
@@ -29,27 +26,43 @@ def resize(image: np.ndarray, short_side: int, max_side: int) -> np.ndarray:
 
 
 class TrainTransform:
-    """Resize to one of several short sides, flip, and perhaps change the colours; a pure function of its seed."""
+    """Resize to one of several short sides, flip, and perhaps change the colours; a pure function of its seed.
 
-    def __init__(self, short_sides: Sequence[int], max_side: int, flip: float, photometric: float) -> None:
-        self.short_sides, self.max_side = tuple(short_sides), max_side
-        augmentations = [A.HorizontalFlip(p=flip)]
-        if photometric:
-            augmentations.append(A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=photometric))
-        self.augment = A.Compose(
-            augmentations, bbox_params=A.BboxParams(format="pascal_voc", label_fields=["index"])
-        )
+    Args:
+        short_sides, max_side: pixels, as in `fit_size`
+        flip, photometric: probabilities of a horizontal flip and of other colours
+        augmentation: what happens to the image before the resize
+    """
+
+    def __init__(
+        self,
+        short_sides: Sequence[int],
+        max_side: int,
+        flip: float,
+        photometric: float,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.short_sides, self.max_side, self.augmentation = tuple(short_sides), max_side, augmentation
+        boxes = A.BboxParams(format="pascal_voc", label_fields=["index"])
+        self.flip = A.Compose([A.HorizontalFlip(p=flip)], bbox_params=boxes)
+        jitter = A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=photometric)
+        self.colors = A.Compose([jitter] if photometric else [])
 
     def __call__(self, image: np.ndarray, target: Target, seed: int) -> tuple[np.ndarray, Target]:
         """(H, W, 3) uint8 and its target → the same, resized and augmented."""
+        if self.augmentation:
+            image, target = self.augmentation(image, target, seed)
         short_side = self.short_sides[seed % len(self.short_sides)]
         resized = resize(image, short_side, self.max_side)
         scaled = resize_boxes(target.boxes, image.shape, resized.shape)
-        self.augment.set_random_seed(seed)
-        result = self.augment(image=resized, bboxes=scaled.numpy(), index=np.arange(len(scaled)))
+        self.flip.set_random_seed(seed)
+        result = self.flip(image=resized, bboxes=scaled.numpy(), index=np.arange(len(scaled)))
         kept = torch.from_numpy(np.asarray(result["index"], dtype=np.int64))
         boxes = torch.from_numpy(np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4))
-        return result["image"], Target(boxes, target.labels[kept], target.difficult[kept])
+        seed_pipeline(self.colors, seed, 1)
+        return self.colors(image=result["image"])["image"], Target(
+            boxes, target.labels[kept], target.difficult[kept]
+        )
 
 
 class TestTransform:
@@ -106,7 +119,7 @@ class ClsTrainTransform:
         if generator.random() < self.flip:
             result = cv2.flip(result, 1)
         if self.augment:
-            self.augment.set_random_seed(seed)
+            seed_pipeline(self.augment, seed, 0)
             result = self.augment(image=result)["image"]
         if self.pca:
             shift = COLOR_COMPONENTS @ (generator.normal(scale=0.1, size=3) * COLOR_DEVIATIONS)

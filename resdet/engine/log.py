@@ -85,7 +85,7 @@ class TrainLog:
 
     def message(self, text: str) -> None:
         """Print a line on the terminal only."""
-        self.console.print(text)
+        self.console.print(text, markup=False)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One object on a line of metrics.jsonl, and the same figures for TensorBoard."""

@@ -43,9 +43,12 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.Optimizer:
 def restore_optimizer(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:
     """Take over the momenta of a saved optimizer, not its settings: those of `optimizer` are the present config's.
 
-    Raises ValueError if it trained other parameters, or in other groups.
+    Only the learning rate is still that of the last step, until the next one sets its own. Raises ValueError if it
+    trained other parameters, or in other groups.
     """
     groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
         raise ValueError("its optimizer has other groups of parameters")
+    for group, before in zip(groups, saved["param_groups"], strict=True):
+        group["lr"] = before["lr"]
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

@@ -32,10 +32,14 @@ class Progress:
     """how often that many were a plateau"""
     measure: dict[str, Any] = field(default_factory=dict)
     """what `best` was measured by: settings, and the data"""
+    evaluated: int = 0
+    """step of the last evaluation"""
 
     def end(self, solver: SolverConfig) -> str:
         """Why the training is over, or nothing if it is not."""
-        if self.step >= solver.steps:
+        if self.step > solver.steps:
+            return f"{self.step} steps, and solver.steps is {solver.steps}"
+        if self.step == solver.steps:
             return f"{self.step} of {solver.steps} steps"
         if 0 < solver.patience <= self.stale:
             return f"{self.stale} evaluations without improvement (solver.patience)"
@@ -43,6 +47,7 @@ class Progress:
 
     def note(self, value: float, solver: SolverConfig) -> bool:
         """Take an evaluation into account → whether it is the best so far."""
+        self.evaluated = self.step
         better = value > self.best or not math.isfinite(self.best)
         self.best, self.stale = (value, 0) if better else (self.best, self.stale + 1)
         self.plateaus += self.stale > 0 and self.stale % solver.plateau == 0
@@ -77,6 +82,7 @@ class TrainState:
     ) -> None:
         model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.solver, self.classes, self.progress = model, solver, classes, Progress()
+        self.saved = 0  # step of the last checkpoint
         self.optimizer = build_optimizer(model, solver)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         decay = get_ema_multi_avg_fn(solver.ema)
@@ -87,12 +93,16 @@ class TrainState:
         """The network that is evaluated and saved."""
         return self.average.module if self.average else self.model
 
-    def set_lr(self) -> float:
-        """Give the optimizer the learning rate of the step that comes next, and return it."""
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step that was last, or is under way."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_lr(self) -> None:
+        """Give the optimizer the learning rate of the step that comes next."""
         lr = lr_at(self.progress.step, self.solver, self.progress.plateaus)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        return lr
 
     def finish_step(self) -> None:
         """Count a step of the optimizer, and let the moving average follow."""
@@ -131,6 +141,7 @@ class TrainState:
 
     def _restore(self, state: dict[str, Any], source: str) -> None:
         self.progress = Progress(**state["progress"])
+        self.saved = self.progress.step
         load_strictly(self.model, state["model"], source)
         restore_optimizer(self.optimizer, state["optimizer"])
         if state["scaler"]:  # nothing, if the precision was not fp16 so far

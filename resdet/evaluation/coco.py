@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from resdet.data.annotations import Annotations
-from resdet.errors import UserError, reason
+from resdet.errors import UserError, listed, reason
 from resdet.evaluation.flat import Flat, flatten
 from resdet.io import write_text
 from resdet.types import Detections
 
 Backend = Literal["auto", "pycocotools", "faster-coco-eval"]
 
-# In the order in which COCO's tools print them.
+# In the order in which COCO's tools print them; ar100 is named for the most detections that count.
 STATS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
@@ -42,10 +42,19 @@ class CocoResult(NamedTuple):
     """(C,) at IoU .5:.95"""
     ap50: NDArray[np.float64]
     """(C,)"""
+    max_dets: int
+    """detections of a class in an image that count"""
+    crowded: int
+    """images with more objects of a class than that"""
+    uncounted: int
+    """detections that did not count, since there were more of their class in their image"""
 
 
 def evaluate_coco(
-    detections: Sequence[Detections], annotations: Annotations, backend: Backend = "auto"
+    detections: Sequence[Detections],
+    annotations: Annotations,
+    backend: Backend = "auto",
+    max_dets: int = 100,
 ) -> CocoResult:
     """Score the detections of a data set, given image by image; CPU tensors or arrays.
 
@@ -55,6 +64,7 @@ def evaluate_coco(
 
     Args:
         backend: auto takes faster-coco-eval where it is installed
+        max_dets: detections of a class in an image that count, the best ones; 100 gives COCO's standard numbers
 
     Raises:
         ValueError: as many detections as images are needed, finite and of the annotations' classes
@@ -75,9 +85,40 @@ def evaluate_coco(
     results = _records(rank[found.images], found.labels, found.boxes, areas, np.zeros(len(areas), int))
     for record, score in zip(results, found.values.tolist(), strict=True):
         record["score"] = score
-    stats, precision = _run(backend, truth, results, len(ids), len(annotations.classes))
-    stats, precision = (np.where(values > -1, values, np.nan) for values in (stats, precision))
-    return CocoResult(dict(zip(STATS, stats.tolist(), strict=True)), precision.mean((0, 1)), precision[0].mean(0))
+    classes = len(annotations.classes)
+    precision, recall = _run(backend, truth, results, len(ids), classes, max_dets)
+    names = [f"ar{max_dets}" if name == "ar100" else name for name in STATS]
+    per_class = np.where(precision > -1, precision, np.nan)[..., 0, -1]  # (T, R, C) of any size
+    easy = ~annotations.difficult
+    objects = _per_image_and_class(annotations.owners[easy], annotations.labels[easy], classes)
+    found_ones = _per_image_and_class(found.images, found.labels, classes)
+    return CocoResult(
+        dict(zip(names, _twelve(precision, recall), strict=True)),
+        per_class.mean((0, 1)),
+        per_class[0].mean(0),
+        max_dets,
+        len(np.unique(objects[objects[:, 1] > max_dets, 0] // max(1, classes))),
+        int((found_ones[:, 1] - max_dets).clip(0).sum()),
+    )
+
+
+def _per_image_and_class(images: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """(n,), (n,) → (P, 2): image · C + class of each pair that occurs, and how often it does"""
+    return np.stack(np.unique(images * classes + labels, return_counts=True), 1)
+
+
+def _twelve(precision: np.ndarray, recall: np.ndarray) -> list[float]:
+    """The 12 numbers, in the order of `STATS`; −1 in an array, and NaN in a mean, is for nothing to be found.
+
+    Args:
+        precision: (T, R, C, A, M): T IoUs, R recalls, A sizes (all, small, medium, large), M limits of detections
+        recall: (T, C, A, M)
+    """
+    parts = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
+    parts += [precision[..., size, -1] for size in (1, 2, 3)]
+    parts += [recall[..., 0, limit] for limit in (0, 1, 2)] + [recall[..., size, -1] for size in (1, 2, 3)]
+    known = [part[part > -1] for part in parts]
+    return [float(part.mean()) if part.size else float("nan") for part in known]
 
 
 def _flatten(detections: Sequence[Detections], annotations: Annotations) -> Flat:
@@ -87,9 +128,14 @@ def _flatten(detections: Sequence[Detections], annotations: Annotations) -> Flat
 
 
 def _run(
-    backend: Backend, truth: list[dict], results: list[dict], num_images: int, num_classes: int
+    backend: Backend,
+    truth: list[dict],
+    results: list[dict],
+    num_images: int,
+    num_classes: int,
+    max_dets: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The tools' 12 numbers, and precisions (10 IoUs, 101 recalls, C) of any size and 100 boxes; −1 for none."""
+    """The tools' precisions and recalls, as `_twelve` takes them, for 1, 10 and `max_dets` detections."""
     if backend == "auto":
         backend = "faster-coco-eval" if find_spec("faster_coco_eval") else "pycocotools"
     # Imported here, since faster-coco-eval may be missing.
@@ -114,10 +160,10 @@ def _run(
             side.createIndex()
             sides.append(side)
         evaluator = COCOeval(*sides, "bbox")
+        evaluator.params.maxDets = [1, 10, max_dets]
         evaluator.evaluate()
         evaluator.accumulate()
-        evaluator.summarize()
-    return np.asarray(evaluator.stats), np.asarray(evaluator.eval["precision"])[..., 0, -1]
+    return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
 
 
 def _to_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -220,7 +266,7 @@ def _read_record(
     if type(category) is not int or category not in label_of:
         raise UserError(
             f"{where} has category {category!r}, which is not in the data set: it has "
-            f"{', '.join(map(str, label_of))}."
+            f"{listed(list(map(str, label_of)))}."
         )
     numbers = [score, *box] if isinstance(box, list) else []
     if len(numbers) != 5 or not all(type(n) in (int, float) and abs(n) < 1e30 for n in numbers):

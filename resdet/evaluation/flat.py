@@ -93,11 +93,12 @@ def pair(overlaps: NDArray[np.float64], least: float = 0.0) -> list[tuple[int, i
 
     The first row counts in a tie, then the first column. Pairs overlap, and by `least` or more.
     """
-    left, pairs = overlaps.copy(), []
-    for _ in range(min(left.shape)):
-        row, column = map(int, np.unravel_index(left.argmax(), left.shape))
-        if left[row, column] <= 0 or left[row, column] < least:
-            break
-        pairs.append((row, column))
-        left[row], left[:, column] = 0, 0
-    return pairs
+    places = np.argwhere((overlaps > 0) & (overlaps >= least))  # (P, 2), row by row
+    order = np.argsort(-overlaps[tuple(places.T)], kind="stable")
+    pairs: dict[int, int] = {}
+    taken = set()
+    for row, column in places[order].tolist():
+        if row not in pairs and column not in taken:
+            pairs[row] = column
+            taken.add(column)
+    return list(pairs.items())

@@ -16,8 +16,9 @@ from resdet.evaluation.errors import KINDS, ErrorAnalysis
 from resdet.evaluation.proposals import average_recall, recall
 from resdet.evaluation.voc import VocCurve, VocResult, interpolate
 
-# As many curves as an eye tells apart and a legend holds; the curves of further classes are grey.
-_NAMED_CURVES = 20
+# As many curves as an eye tells apart and a legend holds; the curves of further classes are grey, as many as show
+# where the others lie.
+_NAMED_CURVES, _GREY_CURVES = 20, 100
 _COLORS = [colormaps["tab10"](i) for i in range(10)]  # solid, then the same dashed
 
 
@@ -31,7 +32,8 @@ def plot_precision_recall(result: VocResult, class_names: Sequence[str], path: P
     axes = _axes(9.5, 6.5, f"mAP {result.map:.3f}, by the 11-point rule {result.map07:.3f}")
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
     best_first = [c for c in np.argsort(-result.ap, kind="stable") if result.positives[c]]
-    for label in best_first[_NAMED_CURVES:]:
+    rest = best_first[_NAMED_CURVES:]
+    for label in rest[:: -(-len(rest) // _GREY_CURVES) or 1]:
         axes.plot(*_staircase(result.curves[label]), drawstyle="steps-pre", color="0.85", linewidth=0.8)
     for rank, label in enumerate(best_first[:_NAMED_CURVES]):
         axes.plot(
@@ -77,12 +79,23 @@ def _staircase(curve: VocCurve) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0], curve.recall, curve.recall[-1:]]), np.concatenate([precision[:1], precision, [0]])
 
 
+# As many bars as can be told apart and named.
+_BARS = 80
+
+
 def plot_class_ap(
     ap: NDArray[np.float64], ap50: NDArray[np.float64], class_names: Sequence[str], path: Path | str
 ) -> None:
-    """COCO's AP of each class as a bar, best class first, with a tick at its AP50; (C,) each, NaN is left out."""
+    """COCO's AP of each class as a bar, best class first, with a tick at its AP50; (C,) each, NaN is left out.
+
+    Of more than 80 classes, the 40 best and the 40 worst.
+    """
     order = [label for label in np.argsort(-ap, kind="stable") if not np.isnan(ap[label])]
-    axes = _axes(7, 1.2 + 0.22 * max(len(order), 3), "COCO's AP, class by class")
+    title = "COCO's AP, class by class"
+    if len(order) > _BARS:
+        title = f"COCO's AP: the {_BARS // 2} best and the {_BARS // 2} worst of {len(order):,} classes"
+        order = order[: _BARS // 2] + order[-_BARS // 2 :]
+    axes = _axes(7, 1.2 + 0.22 * max(len(order), 3), title)
     rows = np.arange(len(order))
     axes.barh(rows, ap[order], height=0.7, color=_COLORS[0], label="AP, IoU .5 to .95")
     axes.plot(ap50[order], rows, "|", color="0.2", markersize=9, markeredgewidth=2, label="AP50")
@@ -125,16 +138,25 @@ def plot_error_gains(errors: ErrorAnalysis, path: Path | str) -> None:
     _save(axes, path)
 
 
-# Above this many classes, numbers in a confusion matrix cannot be read.
-_NUMBERED_CLASSES = 20
+# Above so many classes, numbers in a confusion matrix cannot be read, and above so many, names.
+_NUMBERED_CLASSES, _NAMED_CLASSES = 20, 90
 
 
 def plot_confusion(matrix: NDArray[np.int64], class_names: Sequence[str], path: Path | str) -> None:
-    """(C + 1, C + 1) as of `confusion_matrix`: each row as shares of its sum, with percentages up to 20 classes."""
-    classes = len(class_names)
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    """(C + 1, C + 1) as of `confusion_matrix`: each row as shares of its sum, with percentages up to 20 classes.
+
+    Of more than 90 classes, those that are most often taken for another class, or another class for them.
+    """
+    names, title = [*class_names, "nothing"], "Confusion matrix"
+    sums = np.maximum(matrix.sum(1, keepdims=True), 1)
+    if len(class_names) > _NAMED_CLASSES:
+        title += f" of the {_NAMED_CLASSES} most confused of {len(class_names):,} classes"
+        kept = [*_most_confused(matrix, _NAMED_CLASSES), len(class_names)]
+        names, matrix, sums = [names[label] for label in kept], matrix[np.ix_(kept, kept)], sums[kept]
+    classes = len(names) - 1
+    shares = matrix / sums
     side = min(16.0, max(4.5, 1.5 + (0.45 if classes <= _NUMBERED_CLASSES else 0.15) * classes))
-    axes = _axes(side + 0.8, side, "Confusion matrix")
+    axes = _axes(side + 0.8, side, title)
     axes.grid(visible=False)
     picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # shows small shares too
     # Lines around the background's row and column, which are of another nature.
@@ -146,8 +168,19 @@ def plot_confusion(matrix: NDArray[np.int64], class_names: Sequence[str], path: 
             text = f"{100 * shares[row, column]:.0f}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     size = 9 if classes <= _NUMBERED_CLASSES else 6
-    axes.set_xticks(range(classes + 1), [*class_names, "nothing"], rotation=90, fontsize=size)
-    axes.set_yticks(range(classes + 1), [*class_names, "nothing"], fontsize=size)
+    axes.set_xticks(range(classes + 1), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(classes + 1), names, fontsize=size)
     axes.set(xlabel="detected", ylabel="annotated")
     _figure(axes).colorbar(picture, label="share of the row", shrink=0.6)
     _save(axes, path)
+
+
+def _most_confused(matrix: NDArray[np.int64], most: int) -> list[int]:
+    """Labels, rising, of the classes that are most often taken for another class, or another for them."""
+    rows, columns = np.nonzero(matrix[:-1, :-1])
+    other = rows != columns
+    rows, columns = rows[other], columns[other]
+    count = np.zeros(len(matrix) - 1, np.int64)
+    for labels in (rows, columns):
+        np.add.at(count, labels, matrix[rows, columns])
+    return sorted(np.argsort(-count, kind="stable")[:most].tolist())

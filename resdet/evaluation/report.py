@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.cells import cell_len
 from torch import Tensor
 
 from resdet.data.annotations import Annotations
@@ -25,6 +26,7 @@ from resdet.evaluation.plots import (
 from resdet.evaluation.proposals import NUMBERS, THRESHOLDS, average_recall, proposal_overlaps, recall
 from resdet.evaluation.voc import VocResult, evaluate_voc, write_voc_results
 from resdet.io import write_text
+from resdet.lettering import lettering, one_line
 from resdet.types import Detections, Target
 
 
@@ -44,10 +46,10 @@ def targets_of(annotations: Annotations) -> list[Target]:
     return [annotations.target(index) for index in range(len(annotations))]
 
 
-def score(detections: Sequence[Detections], annotations: Annotations) -> Scores:
+def score(detections: Sequence[Detections], annotations: Annotations, coco_max_dets: int = 100) -> Scores:
     """Score the detections of a data set, given image by image."""
     voc = evaluate_voc(detections, targets_of(annotations), len(annotations.classes))
-    return Scores(voc, evaluate_coco(detections, annotations))
+    return Scores(voc, evaluate_coco(detections, annotations, max_dets=coco_max_dets))
 
 
 class Analysis(NamedTuple):
@@ -72,30 +74,52 @@ def analyse(
     )
 
 
+LONG, ENDS = 100, 30  # rows of a table of classes, and how many of either end are left of a longer one
+
+
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 def class_table(scores: Scores, class_names: Sequence[str]) -> str:
-    """A plain-text table in percent, one row a class, then the means; "-" without ground truth."""
+    """A plain-text table in percent, one row a class, then the means; "-" without ground truth.
+
+    Of more than 100 classes, the 30 best and the 30 worst by VOC's AP.
+    """
     voc, coco = scores
     columns = (voc.ap07, voc.ap, coco.ap, coco.ap50)
-    rows = list(zip(class_names, voc.positives.tolist(), *columns, strict=True))
+    names = [one_line(name) for name in class_names]
+    rows = list(zip(names, voc.positives.tolist(), *columns, strict=True))
+    left_out = ""
+    if len(rows) > LONG:
+        best = [rows[label] for label in np.argsort(-voc.ap, kind="stable") if voc.positives[label]]
+        rows = best[:ENDS] + best[max(ENDS, len(best) - ENDS) :]
+        left_out = (
+            f"the {len(rows)} best and worst of {len(best):,} classes with objects; metrics.json has them all"
+        )
     means = (voc.map07, voc.map, coco.stats["ap"], coco.stats["ap50"])
     rows.append(("mean", int(voc.positives.sum()), *means))
-    width = max(len(name) for name in ("class", *class_names))
+    width = max(cell_len(name) for name in ("class", *(row[0] for row in rows)))
     lines = [f"{'class':<{width}}  positives    VOC07      VOC     COCO     AP50"]
-    lines += [f"{name:<{width}}  {n:>9}" + "".join(f"  {_percent(v):>7}" for v in aps) for name, n, *aps in rows]
+    for name, count, *aps in rows:
+        padded = name + " " * (width - cell_len(name))
+        lines.append(f"{padded}  {count:>9}" + "".join(f"  {_percent(ap):>7}" for ap in aps))
     lines.insert(-1, "-" * len(lines[0]))
-    return "\n".join(lines)
+    return "\n".join(lines + [f"({left_out})"] * bool(left_out))
 
 
-def coco_table(stats: dict[str, float]) -> str:
-    """The 12 numbers in percent: six of precision over six of recall."""
-    lines = []
+def coco_table(coco: CocoResult, images: int) -> str:
+    """The 12 numbers in percent, six of precision over six of recall, and whether their limit left objects out."""
+    lines, stats = [], coco.stats
     for names in (list(stats)[:6], list(stats)[6:]):
         lines.append("".join(f"{name:>11}" for name in names))
         lines.append("".join(f"{_percent(stats[name]):>11}" for name in names))
+    if coco.crowded:
+        lines.append(
+            f"{coco.crowded:,} of {images:,} images have more than {coco.max_dets} objects of a class, but COCO's "
+            f"figures count {coco.max_dets} detections of a class in an image; {coco.uncounted:,} detections were "
+            "not counted: raise --test.coco-max-dets, and --test.max-detections for the detector."
+        )
     return "\n".join(lines)
 
 
@@ -112,13 +136,17 @@ def analysis_table(analysis: Analysis) -> str:
 
 
 def metrics(scores: Scores, analysis: Analysis, annotations: Annotations) -> dict[str, Any]:
-    """All figures as they are in metrics.json, except that what is not a number becomes null there."""
+    """All figures as they are in metrics.json, except that what is not a number becomes null there.
+
+    Of more than 100 classes, ``confusions`` lists what is not 0 in the matrix: row, column and count.
+    """
     voc, coco = scores
     columns = {"positives": voc.positives, "voc07": voc.ap07, "voc": voc.ap, "ap": coco.ap, "ap50": coco.ap50}
     errors, overlaps = analysis.errors, analysis.overlaps
     found: dict[str, Any] = {
         "images": len(annotations),
         **scores.figures(),
+        "coco_limit": {"max_dets": coco.max_dets, "crowded_images": coco.crowded, "uncounted": coco.uncounted},
         "errors": {
             kind: {"count": errors.counts.get(kind), "ap50_gain": gain} for kind, gain in errors.gains.items()
         },
@@ -126,8 +154,14 @@ def metrics(scores: Scores, analysis: Analysis, annotations: Annotations) -> dic
             name: {column: values[label].item() for column, values in columns.items()}
             for label, name in enumerate(annotations.classes)
         },
-        "confusion": analysis.confusion.tolist(),
     }
+    if len(annotations.classes) <= LONG:
+        found["confusion"] = analysis.confusion.tolist()
+    else:
+        places = np.argwhere(analysis.confusion)  # (P, 2)
+        counts = analysis.confusion[tuple(places.T)]
+        order = np.argsort(-counts, kind="stable")
+        found["confusions"] = np.column_stack([places, counts])[order].tolist()
     if overlaps is not None:
         means, recalls = average_recall(overlaps).tolist(), recall(overlaps, THRESHOLDS).tolist()
         found["proposals"] = {"iou": THRESHOLDS.tolist()} | {
@@ -154,9 +188,10 @@ def write_report(
     write_text(folder / "metrics.json", json.dumps(_null(metrics(scores, analysis, annotations)), indent=1) + "\n")
     write_coco_results(folder / "coco_results.json", detections, annotations)
     write_voc_results(folder / "voc", detections, [annotations.id(i) for i in range(len(annotations))], classes)
-    plot_precision_recall(scores.voc, classes, folder / "precision_recall.png")
-    plot_class_ap(scores.coco.ap, scores.coco.ap50, classes, folder / "class_ap.png")
-    plot_confusion(analysis.confusion, classes, folder / "confusion.png")
+    with lettering(classes) as names:
+        plot_precision_recall(scores.voc, names, folder / "precision_recall.png")
+        plot_class_ap(scores.coco.ap, scores.coco.ap50, names, folder / "class_ap.png")
+        plot_confusion(analysis.confusion, names, folder / "confusion.png")
     plot_error_gains(analysis.errors, folder / "errors.png")
     if analysis.overlaps is not None:
         plot_recall(analysis.overlaps, NUMBERS, folder / "proposal_recall.png")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from resdet.errors import UserError, reason
 from resdet.evaluation.flat import Flat, flatten, flatten_both, overlap
+from resdet.io import name_parts
 from resdet.types import Detections, Target
 
 # The recalls of the 2007 rule as exact tenths: np.arange(0, 1.1, 0.1), which other code uses, holds
@@ -140,26 +141,29 @@ def evaluate_voc(
     return VocResult(ap, ap07, positives, curves)
 
 
-def _results_file(folder: Path | str, class_name: str) -> Path:
-    return Path(folder) / f"comp4_det_test_{class_name}.txt"
+def _results_files(folder: Path | str, class_names: Sequence[str]) -> list[Path]:
+    return [Path(folder) / f"comp4_det_test_{part}.txt" for part in name_parts(class_names)]
 
 
 def write_voc_results(
     folder: Path | str, detections: Sequence[Detections], image_ids: Sequence[str], class_names: Sequence[str]
 ) -> None:
-    """Write the kit's results files, one a class: `image_id score x1 y1 x2 y2`, pixels 1-based inclusive."""
+    """Write the kit's results files, one a class: `image_id score x1 y1 x2 y2`, pixels 1-based inclusive.
+
+    A class is part of its file's name as `resdet.io.name_parts` writes it: as it is, if it can be.
+    """
     if len(detections) != len(image_ids):
         raise ValueError(f"There are detections for {len(detections)} images but {len(image_ids)} image ids.")
     found = flatten(detections, "scores", len(class_names), "detection")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for label, class_name in enumerate(class_names):
+    for label, path in enumerate(_results_files(folder, class_names)):
         rows = np.flatnonzero(found.labels == label)
         images, scores, boxes = found.images[rows], found.values[rows], found.boxes[rows] + [1, 1, 0, 0]
         lines = [
             f"{image_ids[image]} {score:.6f} {x1:.2f} {y1:.2f} {x2:.2f} {y2:.2f}\n"
             for image, score, (x1, y1, x2, y2) in zip(images.tolist(), scores.tolist(), boxes.tolist(), strict=True)
         ]
-        _results_file(folder, class_name).write_text("".join(lines), encoding="utf-8")
+        path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
 def _read_results_file(path: Path, position: dict[str, int]) -> NDArray[np.float64]:
@@ -167,11 +171,11 @@ def _read_results_file(path: Path, position: dict[str, int]) -> NDArray[np.float
     if not path.is_file():
         raise UserError(f"{path} is missing: VOC results have one file per class, which may be empty.")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({reason(error)}): copy it again.") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         image_id, *numbers = line.rsplit(maxsplit=5) or [""]
         try:
             score, x1, y1, x2, y2 = map(float, numbers)
@@ -201,7 +205,7 @@ def read_voc_results(folder: Path | str, image_ids: Sequence[str], class_names: 
     Raises UserError, with file and line, for something that is not a result of these images.
     """
     position = {image_id: i for i, image_id in enumerate(image_ids)}
-    tables = [_read_results_file(_results_file(folder, name), position) for name in class_names]
+    tables = [_read_results_file(path, position) for path in _results_files(folder, class_names)]
     table = np.concatenate([np.empty((0, 6)), *tables])
     labels = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
     order = np.lexsort((-table[:, 1], table[:, 0]))  # by image, falling score; stable

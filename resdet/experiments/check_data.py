@@ -21,6 +21,7 @@ from resdet.data.check import (
     Finding,
     anchor_overlap,
     check_annotations,
+    check_crowds,
     resized_boxes,
     size_histogram,
     summary,
@@ -58,7 +59,8 @@ def check_data(config: DetConfig) -> DataReport:
     splits = read_splits(config)
     for split, part in splits.items():
         logger.info(describe(part, split))
-    findings = [*check_annotations(splits), *check_images(splits)]
+    crowds = check_crowds(splits, config.test.max_detections, config.test.coco_max_dets)
+    findings = [*check_annotations(splits), *crowds, *check_images(splits)]
     figures, folder = measure(splits, config), run_folder(config) / "data"
     write(folder, findings, figures, splits)
     return DataReport(findings, figures, folder)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from resdet.config import DataFormat
 from resdet.data.build import describe
-from resdet.data.formats import FORMATS, convert, find_format
+from resdet.data.convert import convert
+from resdet.data.formats import FORMATS, find_format
+from resdet.data.tree import Tree
 from resdet.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ def convert_data(
     Raises UserError if the data set cannot be read, or `output` is the same folder.
     """
     kind = format or find_format(root)[0]
-    splits = splits or FORMATS[kind].splits(root)
+    splits = splits or FORMATS[kind].splits(Tree(root))
     if not splits:
         raise UserError(f"No splits found in {root}: pass their names with --splits.")
     if output.resolve() == root.resolve():
@@ -47,9 +49,10 @@ def convert_data(
     read = FORMATS[kind].read
     if not classes:  # a split may lack objects of a class
         classes = tuple(dict.fromkeys(name for split in splits for name in read(root, split).classes))
-    for split in splits:
-        annotations = read(root, split, tuple(classes), other_classes="ignore")
-        logger.info(describe(annotations, split))
-        for what in convert(annotations, to, output, split, link):
+    parts = {split: read(root, split, tuple(classes), other_classes="ignore") for split in splits}
+    lost = convert(parts, to, output, link)
+    for split, part in parts.items():
+        logger.info(describe(part, split))
+        for what in lost[split]:
             logger.info(f"  {to} cannot represent {what}.")
     logger.info(f"{output} holds {', '.join(splits)} in the format {to}.")

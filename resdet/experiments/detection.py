@@ -13,8 +13,14 @@ from torch import nn
 
 from resdet.config import DetConfig
 from resdet.data.annotations import Annotations
-from resdet.data.build import describe, read_annotations, training_batches, validation_batches
-from resdet.data.check import check_annotations, summary
+from resdet.data.build import (
+    describe,
+    read_annotations,
+    training_batches,
+    training_images,
+    validation_batches,
+)
+from resdet.data.check import check_annotations, check_crowds, summary
 from resdet.engine.log import read_metrics
 from resdet.engine.runtime import Runtime, from_main
 from resdet.evaluation import report
@@ -76,7 +82,8 @@ class DetectionTask:
         """The validation loss, and VOC's and COCO's figures in fractions of 1, from one pass over the images."""
         batches = validation_batches(self.validation, self.config, self.runtime)
         terms, found = predict_with_losses(network, batches, self.runtime)
-        figures = from_main(lambda: report.score(in_order(found), self.validation).figures())
+        limit = self.config.test.coco_max_dets
+        figures = from_main(lambda: report.score(in_order(found), self.validation, limit).figures())
         return {"val_loss": float(terms.loss)} | {name: figures[name] for name in METRICS}
 
     def save(self, network: nn.Module, path: Path, step: int) -> None:
@@ -98,6 +105,7 @@ def detection_task(config: DetConfig, runtime: Runtime, resume: bool) -> Detecti
     validation = read_annotations(config.data, config.data.val, training.classes)
     logger.info(describe(training, config.data.train))
     logger.info(describe(validation, config.data.val))
+    training_images(training, config.data)
     if runtime.is_main:
         _report_findings(training, validation, config)
 
@@ -112,5 +120,6 @@ def _report_findings(training: Annotations, validation: Annotations, config: Det
     """What `check_data` finds without opening images; what was left out has been reported already."""
     splits = {config.data.train: training, config.data.val: validation}
     findings = [finding for finding in check_annotations(splits) if finding.kind != "skipped"]
+    findings += check_crowds(splits, config.test.max_detections, config.test.coco_max_dets)
     if findings:
         logger.info(f"{summary(findings, 1)}\n  (`resdet check-data` lists them all, and opens the images too)")

@@ -15,9 +15,10 @@ from resdet.data.build import read_annotations, validation_batches
 from resdet.data.images import read_image
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
-from resdet.errors import UserError
+from resdet.errors import UserError, listed
 from resdet.evaluation import report
 from resdet.evaluation.coco import read_coco_results
+from resdet.evaluation.page import write_page
 from resdet.evaluation.predict import Detecting, in_order, predict, predict_and_propose
 from resdet.evaluation.proposals import NUMBERS
 from resdet.evaluation.report import Analysis, Scores
@@ -59,7 +60,7 @@ def evaluate(config: DetConfig, weights: str) -> Evaluation | None:
     if not runtime.is_main:
         return None
     detections, proposals = zip(*in_order(found), strict=True)
-    return _report(run_folder(config) / "eval", annotations, detections, proposals)
+    return _report(config, "eval", annotations, detections, proposals)
 
 
 def evaluate_saved(config: DetConfig, saved: Path) -> Evaluation:
@@ -74,7 +75,7 @@ def evaluate_saved(config: DetConfig, saved: Path) -> Evaluation:
         detections = read_voc_results(saved, ids, annotations.classes)
     else:
         detections = read_coco_results(saved, annotations)
-    return _report(run_folder(config) / "eval_saved", annotations, detections)
+    return _report(config, "eval_saved", annotations, detections)
 
 
 def network_and_data(
@@ -93,8 +94,8 @@ def network_and_data(
     annotations = read_annotations(config.data, config.data.val, config.data.classes or file.classes)
     if annotations.classes != file.classes:
         raise UserError(
-            f"{weights} detects {', '.join(file.classes)}; the recipe has "
-            f"{', '.join(annotations.classes)}: evaluate with the classes of the training, in the same order."
+            f"{weights} detects {listed(file.classes)}; the recipe has {listed(annotations.classes)}: evaluate "
+            "with the classes of the training, in the same order."
         )
     # The recipe says how to test; all else that shapes the network is the same in both.
     file = replace(file, config=replace(file.config, test=config.test))
@@ -107,20 +108,24 @@ def network_and_data(
 def score(network: Detecting, annotations: Annotations, config: DetConfig, runtime: Runtime) -> dict[str, float]:
     """The figures of a network on all images, in fractions of 1; the same on every process."""
     found = predict(network, validation_batches(annotations, config, runtime), runtime)
-    return runtimes.from_main(lambda: report.score(in_order(found), annotations).figures())
+    limit = config.test.coco_max_dets
+    return runtimes.from_main(lambda: report.score(in_order(found), annotations, limit).figures())
 
 
 def _report(
-    folder: Path,
+    config: DetConfig,
+    name: str,
     annotations: Annotations,
     detections: Sequence[Detections],
     proposals: Sequence[Tensor] | None = None,
 ) -> Evaluation:
-    """Score and analyse the detections of each image, and leave the report in `folder`."""
-    scores = report.score(detections, annotations)
+    """Score and analyse the detections of each image, and leave the report in the folder `name` of the run."""
+    folder = run_folder(config) / name
+    scores = report.score(detections, annotations, config.test.coco_max_dets)
     analysis = report.analyse(detections, annotations, proposals)
     report.write_report(folder, scores, analysis, detections, annotations)
     _draw_sheet(folder / "detections.png", detections, annotations)
+    write_page(folder, f"{config.name} on {config.data.val}", scores, annotations.classes, len(annotations))
     return Evaluation(annotations, scores, analysis, folder)
 
 

@@ -35,7 +35,10 @@ def train(config: DetConfig | ClsConfig, resume: bool = False) -> Path:
         task = classification_task(config, runtime, resume)
     fit(task, config.solver, runtime, folder, resume)
     task.finish(folder)
-    logger.info(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
+    if (folder / "model.safetensors").is_file():
+        logger.info(f"Done. The best model is {folder}/model.safetensors, the training curve {folder}/curves.png.")
+    else:
+        logger.info(f"Done. {folder} has no model.safetensors: its last weights are {folder}/last.safetensors.")
     return runtimes.from_main(lambda: folder)  # also waits until the main process has written the last file
 
 

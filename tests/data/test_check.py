@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,47 +14,46 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from annotated import Picture, annotated
 
+from resdet.data import records
 from resdet.data.annotations import Annotations
-from resdet.data.check import anchor_overlap, check_annotations, odd_names, resized_boxes, size_histogram
+from resdet.data.check import (
+    anchor_overlap,
+    check_annotations,
+    check_crowds,
+    odd_names,
+    resized_boxes,
+    size_histogram,
+)
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import read_image
-from resdet.data.records import ImageRecord, flatten
 from resdet.data.shapes import draw
 from resdet.models.anchors import base_anchors, grid_anchors
 
 
 def annotations(
-    boxes: list[list[float]], files: tuple[str, ...] = ("a.jpg",), skipped: tuple[str, ...] = ()
+    boxes: list[list[float]], names: tuple[str, ...] = ("a",), skipped: tuple[str, ...] = ()
 ) -> Annotations:
     """All boxes in the first of some images of 100×50 pixels; of two classes, the second without objects."""
-    records = [ImageRecord("i", file, (50, 100), np.empty((0, 4)), [], [], []) for file in files]
-    records[0].boxes, records[0].names = np.array(boxes, float).reshape(-1, 4), ["cat"] * len(boxes)
-    records[0].difficult = [False] * len(boxes)
-    return flatten(records, ("cat", "zebra"), skipped, "error")
+    pictures = [Picture(name, (50, 100)) for name in names]
+    return annotated([pictures[0]._replace(boxes=boxes), *pictures[1:]], ("cat", "zebra"), skipped)
 
 
 # Annotations
 
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
-    record = ImageRecord(
-        "a", "a.jpg", (50, 100), np.array([[0.0, 0, 100, 50], [1, 2, 30, 40]]), ["cat", "dog"], [False] * 2, []
-    )
-    good = flatten([record], ("cat", "dog"), [], "error")
-    other = flatten([ImageRecord("b", "b.jpg", *record_fields(record))], ("cat", "dog"), [], "error")
+    picture = Picture("a", (50, 100), [[0.0, 0, 100, 50], [1, 2, 30, 40]], [0, 1])
+    good = annotated([picture], ("cat", "dog"))
+    other = annotated([picture._replace(name="b")], ("cat", "dog"))
     assert check_annotations({"train": good, "val": other}) == []
-
-
-def record_fields(record: ImageRecord) -> tuple[Any, ...]:
-    """All but identifier and file."""
-    return record.size, record.boxes, record.names, record.difficult, record.dropped
 
 
 def test_each_kind_is_found_where_it_is() -> None:
     boxes = [[0, 0, 10, 10], [-7, 0, 10, 10], [0, 0, 10, 10], [5, 5, 120.5, 50], [0, 0, 100.4, 50]]
-    train = annotations(boxes, ("a.jpg", "b.jpg", "b.jpg"), ("c.jpg is missing.",))
-    val = annotations([[1, 1, 5, 5]], ("d.jpg", "a.jpg"))
+    train = annotations(boxes, ("a", "b", "b"), ("c.jpg is missing.",))
+    val = annotations([[1, 1, 5, 5]], ("d", "a"))
     found = check_annotations({"train": train, "val": val})
     assert [(f.kind, f.split, f.image, f.box) for f in found] == [
         ("skipped", "train", -1, -1),
@@ -67,6 +68,29 @@ def test_each_kind_is_found_where_it_is() -> None:
     assert "by 7 pixels" in found[2].detail and "by 20 pixels" in found[3].detail and "'cat'" in found[2].detail
 
 
+def test_many_classes_without_objects_are_one_finding() -> None:
+    """A split of a data set of 1203 classes lacks most of them."""
+    for classes, count in ((21, 20), (22, 1)):
+        data = annotated([Picture("a", (50, 100), [[0, 0, 9, 9]], [0])], [f"c{label}" for label in range(classes)])
+        found = check_annotations({"train": data})
+        assert [finding.kind for finding in found] == ["class without objects"] * count
+    assert found[0].detail == "21 classes, such as 'c1', 'c2', 'c3', have no objects in train."
+
+
+def test_images_with_more_objects_than_a_detector_finds_are_named() -> None:
+    boxes = [[0, 0, 10, number + 1] for number in range(5)]
+    data = annotations(boxes, ("a", "b"))
+    assert check_crowds({"train": data}, 5, 5) == []
+    found = check_crowds({"train": data, "val": annotations([])}, 4, 3)
+    assert [(f.kind, f.split, f.image) for f in found] == [
+        ("more objects than test.max_detections", "train", 0),
+        ("more objects of a class than test.coco_max_dets", "train", 0),
+    ]
+    assert "a.jpg has 5 objects" in found[0].detail and "5 objects of 'cat'" in found[1].detail
+    data.difficult[:2] = True
+    assert check_crowds({"train": data}, 4, 3) == []
+
+
 @pytest.mark.parametrize(
     ("counts", "odd"),
     [
@@ -78,10 +102,67 @@ def test_each_kind_is_found_where_it_is() -> None:
         ({"car": 300, "cat": 2}, []),
         ({" cat": 5, "dog": 5}, [" cat"]),
         ({"helmet": 100, "no helmet": 60}, []),
+        (
+            {"bottle": 100, "botle": 1, "bottlle": 2, "bottel": 3, "battle": 4, "Bottle": 5},
+            ["botle", "bottlle", "bottel", "battle", "Bottle"],
+        ),
+        ({"bird": 100, "birds": 2, "bid": 1}, ["birds"]),
+        ({"class 1": 100, "class 2": 1, "class_1": 3}, ["class_1"]),
+        ({"+": 100, "-": 3, "": 1}, []),
+        ({"安全帽": 100, "安全 帽": 3}, ["安全 帽"]),
     ],
 )
 def test_odd_names(counts: dict[str, int], odd: list[str]) -> None:
     assert list(odd_names(counts)) == odd
+
+
+def test_odd_names_against_all_pairs() -> None:
+    """Random names of few letters, many of them a slip apart."""
+    generator = random.Random(0)
+    for _ in range(60):
+        names = ["".join(generator.choices("ab1 ", (9, 9, 1, 1), k=generator.randrange(1, 9))) for _ in range(25)]
+        counts = {name.strip(): generator.choice([1, 5, 20, 90, 1000]) for name in names if name.strip()}
+        found = odd_names(counts)
+        for name, count in counts.items():
+            alike = [other for other in counts if has_the_form_of(name, other, counts)]
+            near = [other for other in counts if 10 * count < counts[other] and is_one_slip_from(name, other)]
+            assert (name in found) == bool(alike or near or "  " in name), (name, counts)
+            if not alike and near:
+                assert f"({max(counts[other] for other in near)})" in found[name]
+
+
+def form(name: str) -> str:
+    return "".join(char for char in name if char.isalnum())
+
+
+def has_the_form_of(name: str, other: str, counts: dict[str, int]) -> bool:
+    """Whether both have the same letters and digits, the other one being more frequent, or before it in a tie."""
+    before = (-counts[other], other) < (-counts[name], name)
+    return form(name) == form(other) and before
+
+
+def is_one_slip_from(name: str, other: str) -> bool:
+    """Whether both are equal when at most one letter of each is left out, and long enough."""
+    for a in [form(name), *without_a_letter(form(name))]:
+        for b in [form(other), *without_a_letter(form(other))]:
+            both_shorter = len(a) < len(form(name)) and len(b) < len(form(other))
+            if a == b and form(name) != form(other) and len(a) >= (5 if both_shorter else 4):
+                return True
+    return False
+
+
+def without_a_letter(name: str) -> list[str]:
+    return [name[:i] + name[i + 1 :] for i in range(len(name)) if not name[i].isdigit()]
+
+
+def test_the_names_of_large_data_sets_are_compared_in_no_time() -> None:
+    """V3Det has 13,204 classes: comparing all pairs took 26 minutes."""
+    generator = random.Random(0)
+    words = ["chair", "bottle", "person", "table", "lamp", "street", "light", "wild", "bird", "hair", "dryer"]
+    names = [f"{generator.choice(words)}_{generator.choice(words)} {i}" for i in range(13_204)]
+    started = time.process_time()
+    assert odd_names({name: generator.randrange(1000) for name in [*names, "street_lmap 1"]}) is not None
+    assert time.process_time() - started < 5
 
 
 # Anchors and sizes
@@ -90,10 +171,10 @@ def test_odd_names(counts: dict[str, int], odd: list[str]) -> None:
 @pytest.mark.parametrize("offset", [0.5, 0.0])
 def test_anchor_overlap_against_every_anchor_of_the_grid(offset: float) -> None:
     """The twin looks at all anchors; boxes at the borders, beyond them, and of all sizes."""
-    random, base = np.random.default_rng(0), base_anchors((16, 32, 64), (0.5, 1, 2)).double()
+    generator, base = np.random.default_rng(0), base_anchors((16, 32, 64), (0.5, 1, 2)).double()
     for _ in range(30):
-        height, width = random.integers(20, 150, 2).tolist()
-        centers, sides = random.uniform(-5, [width + 5, height + 5], (8, 2)), random.uniform(2, 120, (8, 2))
+        height, width = generator.integers(20, 150, 2).tolist()
+        centers, sides = generator.uniform(-5, [width + 5, height + 5], (8, 2)), generator.uniform(2, 120, (8, 2))
         boxes = np.hstack([centers - sides / 2, centers + sides / 2])
         grid = grid_anchors(base, math.ceil(height / 16), math.ceil(width / 16), 16, offset).numpy()
         expected = []
@@ -127,11 +208,11 @@ def test_twins_are_found_through_compression_and_size() -> None:
 
 
 def test_twins_against_all_pairs() -> None:
-    random = np.random.default_rng(0)
-    bits = random.integers(0, 2, (60, 256)).astype(bool)
+    generator = np.random.default_rng(0)
+    bits = generator.integers(0, 2, (60, 256)).astype(bool)
     for copy in range(30, 60):
         bits[copy] = bits[copy - 30]
-        bits[copy, random.permutation(256)[: random.integers(0, 25)]] ^= True
+        bits[copy, generator.permutation(256)[: generator.integers(0, 25)]] ^= True
     differ = {
         (a, b): sum(x != y for x, y in zip(bits[a], bits[b], strict=True))
         for a in range(60)
@@ -181,7 +262,7 @@ def test_the_command_finds_names_and_draws(
     folder = tmp_path / "runs/tiny/data"
     content = json.loads((folder / "report.json").read_text())
     kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
-    assert "train_00001.jpg is missing" in kinds["skipped"]
+    assert "train_00001.jpg" in kinds["skipped"] and "is missing" in kinds["skipped"]
     assert (
         "train_00002.jpg" in kinds["same picture in two splits"]
         and "val_00000.jpg" in kinds["same picture in two splits"]
@@ -196,15 +277,17 @@ def test_the_command_finds_names_and_draws(
 
 
 def test_a_damaged_and_a_resized_image_are_found(
-    recipe: Path, shapes_root: Path, tmp_path: Path, cli: Callable[..., Any]
+    recipe: Path, shapes_root: Path, tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In COCO's format sizes are believed until an image is opened."""
+    """Where there are very many images, stated sizes are believed until an image is opened."""
+    monkeypatch.setattr(records, "MANY_IMAGES", 1)
+    monkeypatch.setattr(records, "SAMPLE", 1)
     cli("convert-data", shapes_root, tmp_path / "coco", "--to", "coco")
     images = tmp_path / "coco/train"
-    (images / "train_00000.jpg").write_bytes(b"no picture")
-    cv2.imwrite(str(images / "train_00001.jpg"), np.zeros((9, 9, 3), np.uint8))
+    (images / "train_00001.jpg").write_bytes(b"no picture")
+    cv2.imwrite(str(images / "train_00002.jpg"), np.zeros((9, 9, 3), np.uint8))
     status, _, _ = cli("check-data", recipe, "--data.format", "coco", "--data.root", tmp_path / "coco")
     content = json.loads((tmp_path / "runs/tiny/data/report.json").read_text())
     kinds = {finding["kind"]: finding["detail"] for finding in content["findings"]}
-    assert status == 0 and "train_00000.jpg" in kinds["unreadable image"]
-    assert "train_00001.jpg has 9×9 pixels, not" in kinds["other size"]
+    assert status == 0 and "train_00001.jpg" in kinds["unreadable image"]
+    assert "train_00002.jpg has 9×9 pixels, not" in kinds["other size"]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_read_coco import HEIGHT, WIDTH, CocoFolder
+from test_read_coco import HEIGHT, PICTURE, WIDTH, CocoFolder
 
+from resdet.data import records
 from resdet.data.coco import read_coco
-from resdet.data.coco_file import load_split
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_places_of_an_image(coco: CocoFolder, folder: str, split: str) -> No
 
 def test_the_places_of_an_image_in_their_order(coco: CocoFolder) -> None:
     """Beside the JSON file, then as COCO has it, then elsewhere."""
-    for folder in ("train/images", ".", "images", "images/train", "train", "annotations"):
+    for folder in (".", "train/images", "images", "images/train", "train", "annotations"):
         coco.content["images"] = []
         coco.image(1, folder)
         assert Path(coco.read().file(0)) == coco.root / folder / "1.png"
@@ -96,7 +96,7 @@ def test_reading_leaves_the_garbage_collector_as_it_was(one: CocoFolder, good: b
     for enabled in (True, False):
         (gc.enable if enabled else gc.disable)()
         try:
-            load_split(one.root, "train", "")
+            read_coco(one.root, "train", ("cat",))
         except Exception:
             assert not good
         left = gc.isenabled()
@@ -107,7 +107,7 @@ def test_reading_leaves_the_garbage_collector_as_it_was(one: CocoFolder, good: b
 # Annotations
 
 
-@pytest.mark.parametrize("area", [None, "5", float("nan"), float("inf"), [5], True])
+@pytest.mark.parametrize("area", [None, "x", float("nan"), float("inf"), [5], True, -3, 0])
 def test_an_area_that_is_no_number_is_that_of_the_box(one: CocoFolder, area: object) -> None:
     one.box(20, 3, [1, 2, 4, 5], area=area)
     one.box(20, 3, [1, 2, 4, 5], area=7)
@@ -115,7 +115,9 @@ def test_an_area_that_is_no_number_is_that_of_the_box(one: CocoFolder, area: obj
     assert one.read().areas.tolist() == [20, 7, 100]
 
 
-@pytest.mark.parametrize(("flag", "crowd"), [(1, True), (0, False), (None, False), (2, False), ("1", False)])
+@pytest.mark.parametrize(
+    ("flag", "crowd"), [(1, True), (True, True), ("1", True), (0, False), (None, False), (2, False), ("no", False)]
+)
 def test_only_a_flag_of_1_makes_a_crowd(one: CocoFolder, flag: object, crowd: bool) -> None:
     one.box(20, 3, [1, 2, 4, 5], iscrowd=flag)
     assert one.read().difficult.tolist() == [crowd]
@@ -147,11 +149,13 @@ def test_an_image_that_is_left_out_takes_its_boxes_along(one: CocoFolder) -> Non
     ):
         one.box(image, 7, box)
     read = one.read()
-    assert read.id(0) == "30" and read.boxes.tolist() == [[1, 1, 3, 3]] and read.offsets.tolist() == [0, 1]
+    assert [read.id(0), read.id(1)] == ["10", "30"] and read.offsets.tolist() == [0, 0, 1]
+    assert read.boxes.tolist() == [[1, 1, 3, 3]] and read.left_out == (1, 4)
     path = one.root / "annotations/instances_train.json"
     assert read.skipped == (
-        f"The image 20.png of {path} is missing.",
-        f"{path}: a box of image 10 is not four numbers.",
+        f"The image 20.png of {path} is missing; its 2 objects are left out too.",
+        f"{path}: the annotation 3 of 10.png has no box of four numbers, and no mask.",
+        f"{path}: annotation 4, a box of 'dog' with no area inside the image 10.png.",
     )
 
 
@@ -161,8 +165,7 @@ def test_an_image_that_is_left_out_takes_its_boxes_along(one: CocoFolder) -> Non
         {"height": None},
         {"width": 0},
         {"height": -40},
-        {"width": "60"},
-        {"width": 60.5},
+        {"width": "wide"},
         {"width": 2**31},
         {"height": True},
     ],
@@ -172,11 +175,39 @@ def test_a_size_that_is_none_is_that_of_the_file(coco: CocoFolder, changes: dict
     assert coco.read().sizes.tolist() == [[HEIGHT, WIDTH]]
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (77, 2**31 - 1)])
-def test_the_stated_size_is_taken_unseen(coco: CocoFolder, height: int, width: int) -> None:
-    coco.image(1, height=height, width=width)
-    (coco.root / "train/1.png").write_bytes(b"not looked at")
-    assert coco.read().sizes.tolist() == [[height, width]]
+@pytest.mark.parametrize(
+    ("changes", "good"),
+    [
+        ({"height": "40"}, True),
+        ({"width": 60.5}, True),
+        ({"height": 41, "width": 59}, True),
+        ({"height": 42}, False),
+    ],
+)
+def test_an_image_of_another_size_than_stated_is_left_out(one: CocoFolder, changes: dict, good: bool) -> None:
+    one.image(1, **changes)
+    read = one.read()
+    assert read.sizes.tolist() == [[HEIGHT, WIDTH]] * (1 + good) and len(read.skipped) == 1 - good
+    assert good or f"{WIDTH}×42" in read.skipped[0]
+
+
+def test_of_very_many_images_only_a_sample_is_opened(one: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are opened too if one of these is not as stated; an image that is listed twice never is."""
+    monkeypatch.setattr(records, "MANY_IMAGES", 3)
+    monkeypatch.setattr(records, "SAMPLE", 1)
+    for number in (1, 2, 3):
+        one.image(number)
+    one.image(3)
+    (one.root / "train/2.png").write_bytes(b"not looked at")
+    read = one.read()
+    assert len(read) == 4 and len(read.skipped) == 1 and "twice" in read.skipped[0]
+    assert read.sizes.tolist() == [[HEIGHT, WIDTH]] * 4
+    (one.root / "train/20.png").write_bytes(b"looked at")
+    read = one.read()
+    assert [Path(read.file(index)).name for index in range(len(read))] == ["1.png", "3.png"]
+    (one.root / "train/20.png").write_bytes(PICTURE)
+    (one.root / "train/2.png").unlink()
+    assert len(one.read().skipped) == 2
 
 
 def test_an_image_of_no_known_size_that_cannot_be_read_is_left_out(one: CocoFolder) -> None:
@@ -229,14 +260,14 @@ def test_a_missing_split_names_the_json_files_there(coco: CocoFolder, refuses: C
         read_coco(coco.root, "train")
     for name in "cabdefghi":
         coco.write(f"deep/{name}.json")
-    with refuses("'train'", "deep/a.json, deep/b.json, deep/c.json", "deep/h.json."):
+    with refuses("'train'", "deep/a.json, deep/b.json, deep/c.json", "deep/h.json and 1 more."):
         read_coco(coco.root, "train")
     with refuses("nowhere", "datasets/README.md"):
         read_coco(coco.root / "nowhere", "train")
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
-@pytest.mark.parametrize("value", [None, {}, [3], [{}, "x"]])
+@pytest.mark.parametrize("value", [None, 3, [3], [{}, "x"]])
 def test_each_list_of_a_file_must_hold_records(
     one: CocoFolder, key: str, value: object, refuses: Callable[..., Any]
 ) -> None:
@@ -255,35 +286,42 @@ def test_a_file_that_is_no_json(one: CocoFolder, content: bytes, refuses: Callab
 @pytest.mark.parametrize(
     ("key", "field", "value", "words"),
     [
-        ("images", "id", "2", ["image number 1", "id '2'"]),
         ("images", "id", True, ["image number 1", "id True"]),
-        ("images", "id", 2.0, ["image number 1", "id 2.0"]),
+        ("images", "id", None, ["image number 1", "id None"]),
+        ("images", "id", [2], ["image number 1", "id [2]"]),
         ("categories", "id", None, ["category number 1", "id None"]),
-        ("annotations", "image_id", None, ["annotation number 1", "image_id None"]),
-        ("annotations", "category_id", 3.0, ["annotation number 1", "category_id 3.0"]),
-        ("images", "file_name", 5, ["item number 1", "file_name", "5"]),
-        ("images", "file_name", "", ["item number 1", "file_name", "''"]),
-        ("categories", "name", None, ["item number 1", "name", "None"]),
+        ("categories", "id", 1.5, ["category number 1", "id 1.5"]),
+        ("categories", "name", None, ["category number 1", "name None"]),
+        ("categories", "name", " ", ["category number 1", "name ' '"]),
     ],
 )
 def test_a_field_of_another_kind(
     one: CocoFolder, key: str, field: str, value: object, words: list[str], refuses: Callable[..., Any]
 ) -> None:
     one.image(10)
-    one.box(20, 3, [1, 1, 5, 5])
-    one.box(20, 3, [1, 1, 5, 5])
     one.content[key] = [dict(item) for item in one.content[key]]
     one.content[key][1][field] = value
     with refuses("instances_train.json", *words):
         one.read()
 
 
+@pytest.mark.parametrize("name", [None, 5, ""])
+def test_an_image_without_a_file_name_is_missing(one: CocoFolder, name: object) -> None:
+    one.image(10)
+    one.content["images"][1]["file_name"] = name
+    read = one.read()
+    assert len(read) == 1 and "image number 10" in read.skipped[0] and "missing" in read.skipped[0]
+
+
 def test_the_first_trouble_of_a_data_set_without_images(one: CocoFolder, refuses: Callable[..., Any]) -> None:
     one.box(20, 3, [1, 2])
-    with refuses(f"No image of {one.root}, train, can be used", "a box of image 20 is not four numbers."):
+    with refuses(f"No object of {one.root}, train, can be used", "annotation 1 of 20.png has no box"):
+        one.read()
+    (one.root / "train/20.png").unlink()
+    with refuses(f"No image of {one.root}, train, can be used", "20.png", "is missing."):
         one.read()
     one.content = json.loads(json.dumps(one.content)) | {"images": [], "annotations": []}
-    with refuses("the files list none."):
+    with refuses("it lists none."):
         one.read()
 
 

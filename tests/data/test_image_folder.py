@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from resdet.data.build_cls import describe_images
 from resdet.data.image_folder import FolderDataset, read_image_folder
 from resdet.data.images import ImageError
 from resdet.data.loader import Draw, TrainSampler, train_batches
@@ -47,6 +50,43 @@ def test_validation_has_the_classes_of_the_training(root: Path, refuses: Callabl
     assert folder.labels.tolist() == [1, 1, 1, 2, 2, 2]
     with refuses(root / "train/eel", "not a class of the training", "cat, dog"):
         read_image_folder(root, "train", ("cat", "dog"), source="x")
+
+
+HIDDEN = (".ipynb_checkpoints", ".git", ".AppleDouble", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found")
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_folders_are_no_classes_and_hidden_images_none(root: Path, name: str) -> None:
+    plain = read_image_folder(root, "train", (), source="x")
+    for folder in (root / "train" / name, root / "train/cat" / name):
+        folder.mkdir()
+        shutil.copy(root / "train/cat/0.png", folder / "0-checkpoint.png")
+    (root / "train/dog/._1.png").write_bytes(b"AppleDouble")
+    (root / "train/dog/.DS_Store").write_bytes(b"")
+    for classes in ((), plain.classes):
+        folder = read_image_folder(root, "train", classes, source="x")
+        assert folder.classes == plain.classes and folder.files.tolist() == plain.files.tolist()
+        assert folder.hidden == 3
+        assert describe_images(folder, "training").splitlines() == [
+            "training: 6 images of 3 classes",
+            "  Without images: eel.",
+            f"  3 hidden images in {root}/train, as in .ipynb_checkpoints, are left out.",
+        ]
+
+
+def test_names_that_are_no_utf8(root: Path) -> None:
+    """As in a zip archive from Windows, unpacked on Linux."""
+    try:
+        os.rename(root / "train/cat/0.png", os.fsencode(root / "train/cat") + b"/caf\xe9.png")
+        os.rename(os.fsencode(root / "train/eel"), os.fsencode(root / "train") + b"/eel\xcd")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    folder = read_image_folder(root, "train", (), source="x")
+    assert folder.classes == ("cat", "dog", "eel\\xcd") and len(folder.files) == 6
+    samples = [FolderDataset(folder, Views("1-crop", 40, 32), unreadable="refuse").load(i, 0) for i in range(6)]
+    assert [sample.label for sample in samples] == [0, 0, 0, 1, 1, 1]
+    assert os.fsencode(samples[2].name).endswith(b"caf\xe9.png")
+    assert read_image_folder(root, "train", folder.classes, source="x").classes == folder.classes
 
 
 def test_missing_and_empty_folders(root: Path, refuses: Callable[..., object]) -> None:

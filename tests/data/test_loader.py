@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from annotated import Picture, annotated
+from torch import Tensor
 
 from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, SolverConfig
 from resdet.data import build, detection, loader
@@ -19,10 +25,10 @@ from resdet.data.annotations import Annotations
 from resdet.data.detection import DetectionDataset, Sample
 from resdet.data.images import ImageError, read_image
 from resdet.data.loader import Draw, TrainSampler, epoch_batches, repeat_factors
-from resdet.data.records import ImageRecord, flatten
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
 from resdet.data.transforms import TrainTransform
 from resdet.data.voc import read_voc
+from resdet.engine.failures import explain
 from resdet.engine.runtime import Runtime
 from resdet.types import Batch, Target
 
@@ -168,6 +174,63 @@ def test_workers_do_not_change_the_evaluation(annotations: Annotations) -> None:
         assert_batches_equal(a, b)
 
 
+def test_batches_pass_through_pipes_where_shared_memory_is_full(
+    annotations: Annotations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in Docker, where it has 64 MB."""
+
+    def full(tensor: Tensor) -> None:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        )
+
+    loader._report_pipes.cache_clear()
+    monkeypatch.setattr(Tensor, "share_memory_", full)  # in the workers too, which are forked
+    data = dataset(annotations)
+    for a, b in zip(train(data, 0), train(data, 2), strict=True):
+        assert_batches_equal(a, b)
+    (record,) = caplog.records
+    assert "too small for the batches" in record.getMessage() and "--shm-size" in record.getMessage()
+
+
+class Failing(loader.ImageDataset):
+    """Its first image makes the process that reads it fail, as `how` says."""
+
+    def __init__(self, how: Callable[[], Any]) -> None:
+        super().__init__(4, "refuse")
+        self.how = how
+
+    def load(self, index: int, seed: int) -> Any:
+        """Fail, or return the index."""
+        return self.how() if index == 0 else index
+
+    @staticmethod
+    def collate(samples: list[Any]) -> Any:
+        """The first sample."""
+        return samples[0]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda: os.kill(os.getpid(), signal.SIGKILL),  # as the kernel does when memory runs out
+        lambda: os._exit(3),
+        lambda: threading.Lock(),  # cannot be sent to another process
+    ],
+    ids=["killed", "ended", "unsendable"],
+)
+def test_a_worker_that_dies_ends_the_reading(how: Callable[[], Any]) -> None:
+    with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
+        list(loader.test_batches(Failing(how), 1, 0, 1, 2, pin=False))
+    assert "data.workers" in explain(caught.value)
+
+
+def test_ctrl_c_does_not_end_a_worker() -> None:
+    """The whole terminal receives it; what it means is for the training process to decide."""
+    batches = loader.test_batches(Failing(lambda: os.kill(os.getpid(), signal.SIGINT)), 1, 0, 1, 1, pin=False)
+    assert list(batches) == [None, 1, 2, 3]
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 11])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_evaluation_sees_each_image_once(annotations: Annotations, world: int, batch_size: int) -> None:
@@ -182,9 +245,8 @@ def test_evaluation_sees_each_image_once(annotations: Annotations, world: int, b
 
 
 def test_difficult_objects_are_left_out_unless_asked_for() -> None:
-    boxes = np.array([[0, 0, 9, 9], [1, 1, 9, 9], [2, 2, 9, 9]], np.float32)
-    record = ImageRecord("a", "a.jpg", (10, 10), boxes, ["x", "y", "x"], [True, False, True], [])
-    flat = flatten([record], ("x", "y"), [], "error")
+    boxes = [[0, 0, 9, 9], [1, 1, 9, 9], [2, 2, 9, 9]]
+    flat = annotated([Picture("a", (10, 10), boxes, [0, 1, 0], [True, False, True])], ("x", "y"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "read_image", lambda path: np.zeros((10, 10, 3), np.uint8))
         for difficult, labels in ((False, [1]), (True, [0, 1, 0])):
@@ -195,8 +257,7 @@ def test_difficult_objects_are_left_out_unless_asked_for() -> None:
 
 
 def test_boxes_are_clipped_to_their_image() -> None:
-    record = ImageRecord("a", "a.jpg", (10, 20), np.array([[-3.0, 2, 25, 12]]), ["x"], [False], [])
-    flat = flatten([record], ("x",), [], "error")
+    flat = annotated([Picture("a", (10, 20), [[-3, 2, 25, 12]])])
     assert flat.target(0).boxes.tolist() == [[-3, 2, 25, 12]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "read_image", lambda path: np.zeros((10, 20, 3), np.uint8))
@@ -205,16 +266,11 @@ def test_boxes_are_clipped_to_their_image() -> None:
 
 
 def test_images_are_selected_with_their_boxes() -> None:
-    def record(name: str, difficult: list[bool]) -> ImageRecord:
+    def picture(name: str, difficult: list[bool]) -> Picture:
         boxes = np.arange(4.0) + 10 * np.arange(len(difficult))[:, None] + [0, 0, 5, 5]
-        return ImageRecord(name, f"{name}.jpg", (50, 50), boxes, ["x"] * len(difficult), difficult, [])
+        return Picture(name, (50, 50), boxes, difficult=difficult)
 
-    flat = flatten(
-        [record("a", [False, True]), record("b", []), record("c", [True]), record("d", [False])],
-        ("x",),
-        [],
-        "error",
-    )
+    flat = annotated([picture("a", [False, True]), picture("b", []), picture("c", [True]), picture("d", [False])])
     chosen = flat.select(np.array([3, 0]))
     assert [chosen.id(index) for index in range(len(chosen))] == ["d", "a"]
     for index, original in enumerate([3, 0]):

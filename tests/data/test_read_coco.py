@@ -16,6 +16,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.coco import read_coco
 
 HEIGHT, WIDTH = 40, 60
+PICTURE = cv2.imencode(".png", np.zeros((HEIGHT, WIDTH), np.uint8))[1].tobytes()
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "cow"}]
 
 
@@ -32,7 +33,7 @@ class CocoFolder:
         self.content["images"].append({key: value for key, value in item.items() if value is not None})
         path = self.root / folder / str(item["file_name"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", np.zeros((HEIGHT, WIDTH), np.uint8))[1].tobytes())
+        path.write_bytes(PICTURE)
 
     def box(self, image: object, category: object, bbox: object, **more: object) -> None:
         """An annotation."""
@@ -70,7 +71,7 @@ def two(coco: CocoFolder) -> CocoFolder:
 
 
 def literal(content: dict[str, Any], classes: tuple[str, ...]) -> list[list[tuple[object, ...]]]:
-    """For each image that has boxes: corners, class, crowd, area of each, as the file says it."""
+    """For each image: corners, class, crowd, area of each object, as the file says it."""
     names = {category["id"]: category["name"] for category in content["categories"]}
     images = []
     for image in content["images"]:
@@ -79,7 +80,7 @@ def literal(content: dict[str, Any], classes: tuple[str, ...]) -> list[list[tupl
             x, y, width, height = item["bbox"]
             has_area = min(x + width, image["width"]) > max(x, 0) and min(y + height, image["height"]) > max(y, 0)
             if item["image_id"] == image["id"] and has_area and names[item["category_id"]] in classes:
-                area = item["area"] if "area" in item else width * height
+                area = item["area"] if "area" in item else (x + width - x) * (y + height - y)  # in float64, as read
                 found.append(
                     (x, y, x + width, y + height, names[item["category_id"]], item.get("iscrowd") == 1, area)
                 )
@@ -126,6 +127,7 @@ def test_many_random_files_against_a_loop(coco: CocoFolder, seed: int) -> None:
         extra = [{}, {"iscrowd": 1}, {"iscrowd": 0, "area": 3.5}][random.integers(3)]
         category = CATEGORIES[random.integers(3)]["id"]
         coco.box(int(random.choice(numbers)), category, [*corner.tolist(), *sides.tolist()], **extra)
+    coco.box(numbers[0], 90, [1, 2, 3, 4.5])  # one at least is in its image
     assert listed(coco.read()) == literal(coco.content, ("dog", "cat", "cow"))
     some = ("cow", "cat")
     assert listed(coco.read(classes=some, other_classes="ignore")) == literal(coco.content, some)
@@ -182,25 +184,26 @@ def test_a_missing_image_is_left_out_and_named(two: CocoFolder, assert_sentence:
     (two.root / "train/10.png").unlink()
     read = two.read()
     assert len(read) == 1 and read.boxes.tolist() == [[1.5, 2, 4.75, 6]]
-    assert_sentence(read.skipped[0], "10.png", "instances_train.json", "missing")
+    assert read.left_out == (1, 2)
+    assert_sentence(read.skipped[0], "10.png", "instances_train.json", "missing", "its 2 objects")
 
 
 @pytest.mark.parametrize(
-    "bbox", [None, [1, 2, 3], [1, 2, "3", 4], {"x": 1}, [1, 2, float("nan"), 4], [1, 2, True, 4]]
+    "bbox", [None, [], [1, 2, 3], [1, 2, "x", 4], {"x": 1}, "1 2 3 4", [1, 2, float("nan"), 4], [1, 2, True, 4]]
 )
-def test_an_image_with_a_broken_box_is_left_out(two: CocoFolder, bbox: object, assert_sentence) -> None:
+def test_an_object_with_a_broken_box_is_left_out(two: CocoFolder, bbox: object, assert_sentence) -> None:
     two.box(20, 3, bbox)
     read = two.read()
-    assert [read.id(0)] == ["10"] and len(read) == 1
-    assert_sentence(read.skipped[0], "instances_train.json", "image 20")
+    assert len(read) == 2 and len(read.boxes) == 3 and read.left_out == (0, 1)
+    assert_sentence(read.skipped[0], "instances_train.json", "annotation 4", "20.png")
 
 
 @pytest.mark.parametrize("bbox", [[3, 3, 0, 5], [3, 3, 5, -1], [60, 1, 5, 5], [-9, -9, 9, 30]])
 def test_a_box_without_area_in_its_image_is_left_out(two: CocoFolder, bbox: list[int], assert_sentence) -> None:
     two.box(20, 3, bbox)
     read = two.read()
-    assert len(read) == 2 and len(read.boxes) == 3
-    assert_sentence(read.skipped[0], "instances_train.json", "image 20", "no area")
+    assert len(read) == 2 and len(read.boxes) == 3 and read.left_out == (0, 1)
+    assert_sentence(read.skipped[0], "instances_train.json", "annotation 4", "20.png", "no area")
 
 
 # What is refused
@@ -225,41 +228,77 @@ def test_what_is_no_file_of_instances(coco: CocoFolder, text: str, refuses: Call
         read_coco(coco.root, "train")
 
 
-def test_annotations_that_point_nowhere(two: CocoFolder, refuses: Callable[..., Any]) -> None:
-    two.box(99, 3, [1, 1, 2, 2])
-    with refuses("instances_train.json", "annotation 4", "image 99"):
-        two.read()
-    two.content["annotations"][-1].update(image_id=10, category_id=1)
-    with refuses("instances_train.json", "annotation 4", "category 1"):
-        two.read()
-    two.content["annotations"][-1].update(category_id="3")
-    with refuses("instances_train.json", "category_id '3'"):
-        two.read()
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [("image_id", 99, "image 99"), ("image_id", None, "image None"), ("category_id", 1, "category 1")],
+)
+def test_annotations_that_point_nowhere_are_left_out(
+    two: CocoFolder, field: str, value: object, words: str, assert_sentence: Callable[..., None]
+) -> None:
+    two.box(20, 3, [1, 1, 2, 2], **{field: value})
+    read = two.read()
+    assert len(read) == 2 and len(read.boxes) == 3 and read.left_out == (0, 1)
+    assert_sentence(read.skipped[0], "instances_train.json", "annotation 4", words, "does not list")
+
+
+@pytest.mark.parametrize(
+    "kinds", [(str, str), (float, float), (str, int), (float, str), (lambda n: n * 10**21, lambda n: n * 10**21)]
+)
+def test_numbers_of_other_kinds(two: CocoFolder, kinds: tuple[Callable[[int], Any], Callable[[int], Any]]) -> None:
+    """1, 1.0 and "1" are one number; huge ones are numbers too."""
+    read = two.read()
+    own, other = kinds
+    for part, keys in (("images", ["id"]), ("categories", ["id"]), ("annotations", ["image_id", "category_id"])):
+        kind = other if part == "annotations" else own
+        two.content[part] = [item | {key: kind(item[key]) for key in keys} for item in two.content[part]]
+    again = two.read()
+    assert listed(again) == listed(read) and again.classes == read.classes and not again.skipped
+
+
+def test_names_as_identifiers(two: CocoFolder) -> None:
+    two.content["images"] = [item | {"id": f"im{item['id']}"} for item in two.content["images"]]
+    two.content["annotations"] = [
+        item | {"image_id": f"im{item['image_id']}"} for item in two.content["annotations"]
+    ]
+    read = two.read()
+    assert [read.id(0), read.id(1)] == ["im20", "im10"] and len(read.boxes) == 3 and not read.skipped
 
 
 def test_numbers_that_occur_twice(two: CocoFolder, refuses: Callable[..., Any]) -> None:
+    """Of categories they are refused; of two images of one number the first is taken."""
     two.content["categories"].append({"id": 3, "name": "ox"})
-    with refuses("instances_train.json", "two categories"):
+    with refuses("instances_train.json", "two categories", "'cat'", "'ox'"):
         two.read()
     two.content["categories"][-1] = {"id": 4, "name": "cat"}
-    with refuses("instances_train.json", "two categories"):
-        two.read()
-    del two.content["categories"][-1]
+    two.box(20, 4, [1, 1, 2, 2])
+    read = two.read()
+    assert read.classes == ("cat", "dog", "cow") and read.labels.tolist() == [0, 0, 1, 0]
+    assert "two categories 'cat'" in read.notes[0]
     two.image(10, file_name="other.png")
-    with refuses("image number 10", "twice"):
-        two.read()
+    read = two.read()
+    assert [Path(read.file(index)).name for index in range(len(read))] == ["20.png", "10.png"]
+    assert read.left_out == (1, 0) and "image number 10 is there twice, as 10.png and other.png" in read.skipped[0]
+
+
+def test_several_files_may_use_the_same_numbers(two: CocoFolder) -> None:
+    """The images are then known by their files."""
+    two.write()
+    other = CocoFolder(two.root)
+    other.image(20, "val")
+    other.box(20, 90, [1, 1, 2, 2])
+    other.write("annotations/instances_val.json")
+    read = read_coco(two.root, "train+val")
+    assert [read.id(index) for index in range(3)] == ["train/20", "10", "val/20"]
+    assert read.offsets.tolist() == [0, 1, 3, 4] and read.labels.tolist() == [0, 1, 0, 2]
 
 
 def test_files_that_disagree(two: CocoFolder, refuses: Callable[..., Any]) -> None:
     two.write()
-    two.write("annotations/instances_again.json")
-    with refuses("image number 20", "instances_train.json", "instances_again.json"):
-        read_coco(two.root, "train+again")
     other = CocoFolder(two.root)
     other.content["categories"] = [{"id": 1, "name": "cat"}]
     other.image(5)
     other.write("annotations/instances_again.json")
-    with refuses("'cat'", "3", "1", "instances_again.json"):
+    with refuses("'cat'", "3", "1"):
         read_coco(two.root, "train+again")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotated import Picture, annotated
 
-from resdet.config import SHAPES_CLASSES, DetConfig, ModelConfig, load_config
-from resdet.data.records import ImageRecord, flatten
+from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, ModelConfig, load_config
 from resdet.data.suggest import suggest, suggest_anchors, suggest_size, to_source
 from resdet.experiments.new_recipe import choose_splits
 
@@ -22,16 +22,7 @@ def squares(side: float, short: int = 480, count: int = 50, aspect: float = 1.0)
         random.uniform(0, short / 2, (count, 2)),
         side * random.uniform(0.9, 1.1, (count, 2)) * [1, aspect],
     )
-    record = ImageRecord(
-        "a",
-        "a.jpg",
-        (short, short * 4 // 3),
-        np.hstack([corner, corner + sides]),
-        ["x"] * count,
-        [False] * count,
-        [],
-    )
-    return flatten([record], ("x",), [], "error")
+    return annotated([Picture("a", (short, short * 4 // 3), np.hstack([corner, corner + sides]))])
 
 
 @pytest.mark.parametrize(
@@ -54,13 +45,26 @@ def test_anchors_fit_the_objects(side: float, aspect: float) -> None:
     assert len(ratios) == (5 if aspect == 4 else 3) and f"{scales[0]:g}" in reason
 
 
+@pytest.mark.parametrize(("count", "limit"), [(100, 100), (101, 200), (1500, 2300)])
+def test_crowds_may_be_found(count: int, limit: int) -> None:
+    suggestion = suggest(
+        squares(20, count=count), DataConfig(root="x", train="train", val="val"), gpu=False, pretrained=False
+    )
+    test = suggestion.config.test
+    assert test.max_detections == test.coco_max_dets == limit and test.pre_nms_topk > test.post_nms_topk >= limit
+    assert any(f"up to {count:,} objects" in reason for reason in suggestion.reasons) == (count > 100)
+
+
 @pytest.mark.parametrize("gpu", [True, False])
-def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> None:
-    suggestion = suggest(squares(60), "yolo", Path("it's/here"), "train", "train", gpu)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool, pretrained: bool) -> None:
+    data = DataConfig(format="yolo", root="it's/here", train="train", val="train", split_file="a b.json")
+    suggestion = suggest(squares(60), data, gpu, pretrained)
     path = tmp_path / "mine.py"
     path.write_text(to_source(suggestion.config))
     read = load_config(path, ["--name", ""])
-    assert read == suggestion.config and read.model.norm == ("frozen" if gpu else "sync_batch")
+    assert read == suggestion.config and read.model.norm == ("frozen" if pretrained else "sync_batch")
+    assert read.data.split_file == "a b.json" and read.model.depth == (50 if gpu else 18)
     assert "memorized" in suggestion.reasons[-1]
     assert to_source(DetConfig(model=ModelConfig(depth=50))).count("\n") == 7
 
@@ -68,10 +72,18 @@ def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool) -> N
 @pytest.mark.parametrize(
     ("known", "given", "chosen"),
     [
-        (["test", "train", "trainval", "val"], (None, None), ("trainval", "test")),
+        (["test", "train", "trainval", "val"], (None, None), ("train", "val")),
+        (["test", "trainval"], (None, None), ("trainval", "test")),
+        (
+            ["2007_test", "2007_trainval", "2007_train", "2007_val"],
+            ("2007_trainval", None),
+            ("2007_trainval", "2007_test"),
+        ),
+        (["test", "train", "trainval", "val"], (None, "test"), ("trainval", "test")),
+        (["train", "val", "test"], ("train+val", None), ("train+val", "test")),
         (["train", "trainval", "val"], (None, None), ("train", "val")),
         (["test", "train", "trainval", "val"], (None, "val"), ("train", "val")),
-        (["train", "valid", "test"], (None, None), ("train", "test")),
+        (["train", "valid", "test"], (None, None), ("train", "valid")),
         (["train", "val"], (None, None), ("train", "val")),
         (["train2017"], (None, None), ("train2017", "train2017")),
         (["a", "b"], ("a", "b"), ("a", "b")),

@@ -182,17 +182,9 @@ BROKEN_ANNOTATIONS = {
     "empty": ("", "not usable XML"),
     "cut off": (xml([CAT])[:-30], "not usable XML"),
     "unknown encoding": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "not usable XML"),
-    "two-byte encoding": ('<?xml version="1.0" encoding="shift_jis"?><annotation/>', "not usable XML"),
     "billion laughs": (LAUGHS, "not usable XML"),
     "external entity": (EXTERNAL, "not usable XML"),
-    "text": (xml([("cat", 0, ("left", 1, 9, 9))]), "'cat' without a bndbox of four numbers"),
-    "nan": (xml([("cat", 0, (1, "nan", 9, 9))]), "'cat' without a bndbox of four numbers"),
-    "inf": (xml([("cat", 0, (1, 1, "inf", 9))]), "'cat' without a bndbox of four numbers"),
-    "beyond float": (xml([("cat", 0, ("-1e999", 1, 9, 9))]), "'cat' without a bndbox of four numbers"),
-    "blank": (xml([("cat", 0, (1, 1, "", 9))]), "'cat' without a bndbox of four numbers"),
-    "no bndbox": ("<annotation><object><name>cat</name></object></annotation>", "'cat' without a bndbox"),
-    "no name": (xml([("", 0, (1, 1, 9, 9))]), "an object without a name"),
-    "another size": (xml([CAT], "<size><width>61</width><height>40</height></size>"), "61×40 pixels"),
+    "another size": (xml([CAT], "<size><width>62</width><height>40</height></size>"), "62×40 pixels"),
     "turned size": (xml([CAT], "<size><width>40</width><height>60</height></size>"), "40×60 pixels"),
     "size in words": (xml([CAT], "<size><width>big</width><height>40</height></size>"), "not a number"),
     "infinite size": (xml([CAT], "<size><width>inf</width><height>40</height></size>"), "not a number"),
@@ -208,8 +200,39 @@ def test_a_broken_annotation_is_left_out_and_counted(
     voc.add("last")
     read = voc.read()
     assert ids(read) == ["first", "last"] and read.boxes.tolist() == [[10, 5, 30, 25]] * 2
-    assert len(read.skipped) == 1
+    assert len(read.skipped) == 1 and read.left_out[0] == 1
     assert_sentence(read.skipped[0], voc.root / "Annotations/bad.xml", word)
+
+
+BROKEN_OBJECTS = {
+    "text": (("cat", 0, ("left", 1, 9, 9)), "'cat' without a bndbox of four numbers"),
+    "nan": (("cat", 0, (1, "nan", 9, 9)), "'cat' without a bndbox of four numbers"),
+    "inf": (("cat", 0, (1, 1, "inf", 9)), "'cat' without a bndbox of four numbers"),
+    "beyond float": (("cat", 0, ("-1e999", 1, 9, 9)), "'cat' without a bndbox of four numbers"),
+    "blank": (("cat", 0, (1, 1, "", 9)), "'cat' without a bndbox of four numbers"),
+    "no name": (("", 0, (1, 1, 9, 9)), "object 2 has no name"),
+}
+
+
+@pytest.mark.parametrize("broken, word", BROKEN_OBJECTS.values(), ids=BROKEN_OBJECTS)
+def test_a_broken_object_is_left_out_and_counted(
+    voc: VocFolder, broken: tuple, word: str, assert_sentence: Callable[..., None]
+) -> None:
+    """The image keeps its other objects."""
+    voc.add("a", xml([("dog", 1, (1, 1, 9, 9)), broken, CAT]))
+    read = voc.read()
+    assert read.boxes.tolist() == [[0, 0, 9, 9], [10, 5, 30, 25]] and read.difficult.tolist() == [True, False]
+    assert len(read.skipped) == 1 and read.left_out == (0, 1)
+    assert_sentence(read.skipped[0], voc.root / "Annotations/a.xml", word)
+
+
+def test_an_object_without_a_box_is_left_out(voc: VocFolder) -> None:
+    nothing = "<annotation><object><name>cat</name></object></annotation>"
+    voc.add("a", nothing)
+    voc.add("b", nothing.replace("</name>", "</name><bndbox/>"))
+    voc.add("c")
+    read = voc.read()
+    assert ids(read) == ["a", "b", "c"] and len(read.boxes) == 1 and read.left_out == (0, 2)
 
 
 BROKEN_IMAGES = {
@@ -217,7 +240,7 @@ BROKEN_IMAGES = {
     "empty": (b"", "is empty"),
     "text": (b"GIF me a break", "not an image"),
     "truncated PNG": (picture(".png")[:60], "truncated"),
-    "another size": (picture(width=WIDTH + 1), f"{WIDTH + 1}×{HEIGHT}"),
+    "another size": (picture(width=WIDTH + 2), f"{WIDTH + 2}×{HEIGHT}"),
 }
 
 
@@ -228,8 +251,8 @@ def test_a_broken_image_is_left_out_and_counted(
     voc.add("good")
     voc.add("bad", image=image)
     read = voc.read()
-    assert ids(read) == ["good"] and len(read.skipped) == 1
-    assert_sentence(read.skipped[0], voc.root, "bad", word)
+    assert ids(read) == ["good"] and len(read.skipped) == 1 and read.left_out == (1, 1)
+    assert_sentence(read.skipped[0], voc.root, "bad", word, "its 1 objects")
 
 
 @pytest.mark.parametrize("missing", ["Annotations/bad.xml", "JPEGImages/bad.jpg"])
@@ -333,7 +356,7 @@ def test_an_empty_list(voc: VocFolder, content: bytes, refuses: Callable[..., ob
 
 def test_a_list_that_is_no_text(voc: VocFolder, refuses: Callable[..., object]) -> None:
     path = voc.root / "ImageSets/Main/train.txt"
-    path.write_bytes(b"\xff\xd8\xff\xe0 not a list")
+    path.write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00")
     with refuses(path, "UTF-8"):
         voc.read()
 
@@ -341,7 +364,7 @@ def test_a_list_that_is_no_text(voc: VocFolder, refuses: Callable[..., object]) 
 def test_an_unknown_class_names_file_class_and_remedy(voc: VocFolder, refuses: Callable[..., object]) -> None:
     voc.add("a")
     voc.add("b", xml([CAT, ("unicorn", 0, (1, 1, 9, 9))]))
-    with refuses("b.jpg", "'unicorn'", "cat, dog", "data.classes", "--data.other-classes ignore"):
+    with refuses("Annotations/b.xml", "'unicorn'", "cat, dog", "data.classes", "--data.other-classes ignore"):
         voc.read(("cat", "dog"))
 
 

@@ -1,4 +1,4 @@
-"""The files that the writers of VOC's, COCO's and YOLO's formats leave behind, to the letter."""
+"""The files that the writers of VOC's, COCO's, YOLO's and LabelMe's formats leave behind, to the letter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from resdet.data.annotations import Annotations
 from resdet.data.coco import image_numbers, write_coco
+from resdet.data.labelme import write_labelme
 from resdet.data.voc import write_voc
 from resdet.data.yolo import write_yolo
 
@@ -27,11 +28,12 @@ ANNOTATIONS = Annotations(
     areas=np.array([3200, 405, 77.5]),
     skipped=(),
 )
+NAMES = ["a & ö.one.jpg", "b.png"]
 
 
 def test_the_xml_and_the_list_of_voc(tmp_path: Path) -> None:
     """1-based corners, both inclusive: the first one is 1 greater than in continuous pixels."""
-    places = write_voc(ANNOTATIONS, tmp_path / "new/set", "train")
+    places = write_voc(ANNOTATIONS, tmp_path / "new/set", "train", NAMES)
     assert places == [tmp_path / "new/set/JPEGImages/a & ö.one.jpg", tmp_path / "new/set/JPEGImages/b.png"]
     assert (tmp_path / "new/set/ImageSets/Main/train.txt").read_text("utf-8") == "a & ö.one\nb\n"
     assert (tmp_path / "new/set/Annotations/a & ö.one.xml").read_text("utf-8") == (
@@ -48,7 +50,7 @@ def test_the_xml_and_the_list_of_voc(tmp_path: Path) -> None:
 
 
 def test_the_json_of_coco(tmp_path: Path) -> None:
-    places = write_coco(ANNOTATIONS, tmp_path / "new/set", "train")
+    places = write_coco(ANNOTATIONS, tmp_path / "new/set", "train", NAMES)
     assert places == [tmp_path / "new/set/train/a & ö.one.jpg", tmp_path / "new/set/train/b.png"]
     box = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 80, 40], "area": 3200, "iscrowd": 0}
     assert json.loads((tmp_path / "new/set/annotations/instances_train.json").read_text()) == {
@@ -63,12 +65,31 @@ def test_the_json_of_coco(tmp_path: Path) -> None:
         ],
         "categories": [{"id": 90, "name": "zebra"}, {"id": 7, "name": "big ant & Söhne"}],
     }
-    write_coco(ANNOTATIONS, tmp_path / "new/set", "val")  # into folders that are there
+    write_coco(ANNOTATIONS, tmp_path / "new/set", "val", NAMES)  # into folders that are there
+
+
+def test_the_json_of_labelme(tmp_path: Path) -> None:
+    places = write_labelme(ANNOTATIONS, tmp_path / "new/set", "train", NAMES)
+    assert places == [tmp_path / "new/set/train/a & ö.one.jpg", tmp_path / "new/set/train/b.png"]
+    content = json.loads((tmp_path / "new/set/train/a & ö.one.json").read_text("utf-8"))
+    shape = {"label": "big ant & Söhne", "points": [[0, 0], [80, 40]], "group_id": None, "shape_type": "rectangle"}
+    assert content.pop("version") and content == {
+        "flags": {},
+        "shapes": [
+            shape | {"flags": {}},
+            shape | {"label": "zebra", "points": [[10, 5], [30.25, 25]], "flags": {"difficult": True}},
+        ],
+        "imagePath": "a & ö.one.jpg",
+        "imageData": None,
+        "imageHeight": 40,
+        "imageWidth": 80,
+    }
+    assert len(json.loads((tmp_path / "new/set/train/b.json").read_text())["shapes"]) == 1
 
 
 def test_the_text_files_of_yolo(tmp_path: Path) -> None:
     """Centre and size as shares of the image; the difficult object is left out."""
-    places = write_yolo(ANNOTATIONS, tmp_path / "new/set", "train")
+    places = write_yolo(ANNOTATIONS, tmp_path / "new/set", "train", NAMES)
     assert places == [tmp_path / "new/set/images/train/a & ö.one.jpg", tmp_path / "new/set/images/train/b.png"]
     assert (tmp_path / "new/set/labels/train/a & ö.one.txt").read_text() == "1 0.5 0.5 1 1\n"
     assert (tmp_path / "new/set/labels/train/b.txt").read_text() == "0 0.15 0.2 0.1 0.2\n"
@@ -76,24 +97,24 @@ def test_the_text_files_of_yolo(tmp_path: Path) -> None:
 
 def test_the_yaml_of_yolo_keeps_its_order_and_what_was_there(tmp_path: Path) -> None:
     """A reader finds the names first, then the splits as they were written, in plain letters."""
-    write_yolo(ANNOTATIONS, tmp_path, "train")
+    write_yolo(ANNOTATIONS, tmp_path, "train", NAMES)
     names = "names:\n- zebra\n- big ant & Söhne\n"
     assert (tmp_path / "data.yaml").read_text("utf-8") == names + "train: images/train\n"
-    write_yolo(ANNOTATIONS, tmp_path, "also")
+    write_yolo(ANNOTATIONS, tmp_path, "also", NAMES)
     assert (tmp_path / "data.yaml").read_text("utf-8") == names + "train: images/train\nalso: images/also\n"
     (tmp_path / "data.yaml").write_text("nc: 2\nnames: [old]\ntrain: elsewhere\n")
-    write_yolo(ANNOTATIONS, tmp_path, "train")
+    write_yolo(ANNOTATIONS, tmp_path, "train", NAMES)
     assert (tmp_path / "data.yaml").read_text("utf-8") == "nc: 2\n" + names + "train: images/train\n"
 
 
-@pytest.mark.parametrize("write", [write_voc, write_coco, write_yolo])
+@pytest.mark.parametrize("write", [write_voc, write_coco, write_yolo, write_labelme])
 def test_writing_again_replaces_what_was_written(write, tmp_path: Path) -> None:
     def content() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    write(ANNOTATIONS, tmp_path, "train")
+    write(ANNOTATIONS, tmp_path, "train", NAMES)
     first = content()
-    write(ANNOTATIONS, tmp_path, "train")
+    write(ANNOTATIONS, tmp_path, "train", NAMES)
     assert content() == first and first
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_read_yolo import HEIGHT, WIDTH, YoloFolder
 
-from resdet.data.yolo import label_file, read_description, read_yolo
+from resdet.data.tree import Partners, Tree
+from resdet.data.yolo import read_description, read_yolo, yolo_splits
 
 ONE = "0 0.5 0.5 0.5 0.5"
 
@@ -40,19 +41,26 @@ def ids(read: Any) -> list[str]:
     ],
 )
 def test_the_text_file_of_an_image(tmp_path: Path, image: str, text: str) -> None:
-    """The last folder called images is replaced; without one the text lies beside the image."""
-    assert label_file(tmp_path / image) == tmp_path / text
+    """Folders that only say what is in them do not tell images apart."""
+    for file in (image, text, "images/train/b.jpg", "labels/train/b.txt", "labels/val/a.txt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    tree = Tree(tmp_path)
+    partners = Partners(tree, tree.ending(".txt"))
+    assert partners.of_image(tmp_path / image) == tmp_path / text
+    assert partners.of_file(tmp_path / text) == tmp_path / image
 
 
-def test_images_are_sorted_and_known_by_their_path_below_the_split(yolo: YoloFolder) -> None:
+def test_images_are_sorted_and_known_by_their_names(yolo: YoloFolder) -> None:
     yolo.add("b", ONE)
     yolo.add("a.x", ONE)
     yolo.add("deep/c", None)
+    yolo.add("deep/b", None)
     (yolo.root / "images/train/notes.txt").write_text("No images")
     read = yolo.read()
-    assert ids(read) == ["a.x", "b", "deep/c"] and read.offsets.tolist() == [0, 1, 2, 2]
-    assert read.file(2) == str(yolo.root / "images/train/deep/c.png")
-    assert read.sizes.tolist() == [[HEIGHT, WIDTH]] * 3
+    assert ids(read) == ["a.x", "train/b", "deep/b", "c"] and read.offsets.tolist() == [0, 1, 2, 2, 2]
+    assert read.file(3) == str(yolo.root / "images/train/deep/c.png")
+    assert read.sizes.tolist() == [[HEIGHT, WIDTH]] * 4
 
 
 def test_a_list_of_images_names_them_from_its_own_folder(yolo: YoloFolder) -> None:
@@ -65,14 +73,12 @@ def test_a_list_of_images_names_them_from_its_own_folder(yolo: YoloFolder) -> No
     assert Path(read.file(0)) == yolo.root / "lists/images/b.png"
 
 
-def test_a_folder_of_the_split_s_name_is_the_last_that_counts(yolo: YoloFolder) -> None:
-    """images/NAME before NAME/images before NAME."""
+def test_all_folders_of_the_split_s_name_are_read(yolo: YoloFolder) -> None:
     yolo.add("c", ONE, "train")
     assert ids(yolo.read()) == ["c"] and len(yolo.read().boxes) == 1
     yolo.add("b", ONE, "train/images")
-    assert ids(yolo.read()) == ["b"]
     yolo.add("a", ONE, "images/train")
-    assert ids(yolo.read()) == ["a"]
+    assert sorted(ids(yolo.read())) == ["a", "b", "c"] and len(yolo.read().boxes) == 3
 
 
 def test_the_yaml_file_comes_before_the_usual_folders(yolo: YoloFolder) -> None:
@@ -83,7 +89,8 @@ def test_the_yaml_file_comes_before_the_usual_folders(yolo: YoloFolder) -> None:
     assert ids(yolo.read()) == ["more", "stated"]
     yolo.description("names: [cat]\ntrain: images/first\nval:\n")
     assert ids(yolo.read()) == ["stated"]
-    assert ids(yolo.read("train + train")) == ["stated", "stated"]
+    read = yolo.read("train + train")
+    assert ids(read) == ["stated", "stated"] and "1 images are listed more than once" in read.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -114,15 +121,15 @@ def test_the_stated_base_folder_comes_first(yolo: YoloFolder) -> None:
 def test_data_yaml_comes_before_other_yaml_files(yolo: YoloFolder) -> None:
     (yolo.root / "a.yaml").write_text("names: [hen]")
     (yolo.root / "data.yaml").write_text("names: [cat]")
-    assert read_description(yolo.root) == {"names": ["cat"]}
+    assert read_description(Tree(yolo.root)).content == {"names": ["cat"]}
     (yolo.root / "data.yaml").rename(yolo.root / "data.yml")
-    assert read_description(yolo.root) == {"names": ["cat"]}
+    assert read_description(Tree(yolo.root)).content == {"names": ["cat"]}
     (yolo.root / "data.yml").unlink()
-    assert read_description(yolo.root) == {"names": ["hen"]}
+    assert read_description(Tree(yolo.root)).content == {"names": ["hen"]}
     (yolo.root / "a.yaml").write_text("just a sentence")
-    assert read_description(yolo.root) == {}
+    assert read_description(Tree(yolo.root)).content == {}
     (yolo.root / "a.yaml").unlink()
-    assert read_description(yolo.root) == {}
+    assert read_description(Tree(yolo.root)).content == {}
 
 
 @pytest.mark.parametrize(
@@ -131,17 +138,25 @@ def test_data_yaml_comes_before_other_yaml_files(yolo: YoloFolder) -> None:
         ("[' cat ', dog]", ("cat", "dog")),
         ("[1, 2]", ("1", "2")),
         ("{1: dog, 0: cat}", ("cat", "dog")),
-        ("{1: dog, 2: cat}", ("hen",)),  # not counted from 0: the next place is read
-        ("{0: dog, 2: cat}", ("hen",)),
-        ("[]", ("hen",)),
+        ("{1: dog, 2: cat}", ("dog", "cat")),
+        ("{'0': dog, '2': cat}", ("dog", "cat")),
+        ("[yes, no, 007]", ("yes", "no", "007")),
+        ("[]", ("hen",)),  # the next place is read
         ("cat", ("hen",)),
     ],
 )
 def test_the_names_in_the_yaml_file(yolo: YoloFolder, names: str, classes: tuple[str, ...]) -> None:
     yolo.description(f"names: {names}")
     (yolo.root / "classes.txt").write_text("hen\n")
-    yolo.add("a", None)
+    yolo.add("a", "")
     assert yolo.read().classes == classes
+
+
+def test_numbers_that_are_not_named_are_no_classes(yolo: YoloFolder) -> None:
+    yolo.description("names: {3: dog, 1: cat}")
+    yolo.add("a", "3 0.5 0.5 1 1\n1 0.5 0.5 1 1\n2 0.5 0.5 1 1")
+    read = yolo.read()
+    assert read.classes == ("cat", "dog") and read.labels.tolist() == [1, 0] and "the class 2" in read.skipped[0]
 
 
 def test_the_text_files_of_names_in_their_order(yolo: YoloFolder) -> None:
@@ -169,11 +184,15 @@ def test_a_polygon_becomes_the_box_around_it(yolo: YoloFolder) -> None:
 
 def test_a_number_up_to_one_and_a_half_is_a_share(yolo: YoloFolder) -> None:
     """A box may leave its image in part; beyond that the numbers are likely pixels."""
-    yolo.add("good", "0 1.5 0.5 1.5 1\n0 -0.25 0.5 1.5 1.5")
     yolo.add("bad", "0 0.5 0.5 0.5 1.51")
+    yolo.add("good", "0 1.5 0.5 1.5 1\n0 -0.25 0.5 1.5 1.5")
     yolo.add("worse", "0 0.5 -1.6 0.5 1.55")
     read = yolo.read()
-    assert ids(read) == ["good"] and read.boxes.tolist() == [[45, 0, 135, 40], [-60, -10, 30, 50]]
+    assert (
+        ids(read) == ["bad", "good", "worse"]
+        and read.offsets.tolist() == [0, 0, 2, 2]
+        and read.boxes.tolist() == [[45, 0, 135, 40], [-60, -10, 30, 50]]
+    )
     assert "has 1.51:" in read.skipped[0] and "has -1.6:" in read.skipped[1]
 
 
@@ -182,14 +201,14 @@ def test_a_number_up_to_one_and_a_half_is_a_share(yolo: YoloFolder) -> None:
 )
 def test_a_line_that_is_neither_box_nor_polygon(yolo: YoloFolder, line: str) -> None:
     yolo.add("bad", line)
-    yolo.add("good", None)
+    yolo.add("good", "0 .1 .1 .2 .2 .3 .3")
     read = yolo.read()
-    assert ids(read) == ["good"] and "class x y width height" in read.skipped[0]
+    assert ids(read) == ["bad", "good"] and len(read.boxes) == 1 and "class x y width height" in read.skipped[0]
 
 
 def test_a_broken_line_is_quoted_up_to_its_sixtieth_letter(yolo: YoloFolder) -> None:
     yolo.add("bad", f"  cat {'x' * 100}")
-    yolo.add("good", None)
+    yolo.add("good", ONE)
     assert yolo.read().skipped[0].endswith(f"bad.txt, line 1 is not `class x y width height`: 'cat {'x' * 56}'.")
 
 
@@ -197,18 +216,18 @@ def test_lines_are_counted_with_the_blank_ones(yolo: YoloFolder) -> None:
     yolo.add("bad", f"\n{ONE}\n\n9 0.5 0.5 0.5 0.5\n")
     yolo.add("good", f"\ufeff{ONE}\n \n1 0.5 0.5 0 1\n{ONE}")
     read = yolo.read()
-    assert ids(read) == ["good"] and read.labels.tolist() == [0, 0] and read.difficult.tolist() == [False] * 2
-    assert "bad.txt, line 4 has the class 9, but 2 classes" in read.skipped[0]
-    assert "good.txt, line 3: the box has no area" in read.skipped[1]
+    assert read.labels.tolist() == [0, 0, 0] and read.difficult.tolist() == [False] * 3
+    assert "bad.txt, line 4 has the class 9, but the classes are 0 to 1." in read.skipped[0]
+    assert "good.txt: line 3, a box of 'dog' with no area" in read.skipped[1]
 
 
 def test_a_text_file_that_is_no_text(yolo: YoloFolder, assert_sentence: Callable[..., None]) -> None:
     yolo.add("bad", "")
-    yolo.add("good", None)
+    yolo.add("good", ONE)
     (yolo.root / "labels/train/bad.txt").write_bytes(b"\xff\xfe\x00")
     read = yolo.read()
     assert ids(read) == ["good"]
-    assert_sentence(read.skipped[0], "bad.txt", "cannot be read")
+    assert_sentence(read.skipped[0], "bad.txt", "not a text file")
 
 
 def test_a_broken_image_is_left_out(yolo: YoloFolder) -> None:
@@ -219,13 +238,93 @@ def test_a_broken_image_is_left_out(yolo: YoloFolder) -> None:
     assert ids(read) == ["good"] and "bad.png" in read.skipped[0]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0.5 0.5 0.5 0.5 0.9",  # a score
+        "0 0.5 0.5 0.5 0.5 0.9 12",  # a score and a track
+        "0 0.5 0.5 0.5 0.5 0.3 0.4 2 0.7 0.6 1 0 0 0",  # keypoints that are visible or not
+        "0 0.5 0.5 0.5 0.5 0.3 0.4 0.7 0.6",  # keypoints
+        "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75 0.9",  # a polygon and its score
+        "0.0 0.5, 0.5, 0.5, 0.5",
+        "0\t0.5\t0.5\t0.5\t0.5\t",
+        "0,0.5,0.5,0.5,0.5",
+        "0 0,5 0,5 0,5 0,5",
+        "cat .5 .5 5e-1 +0.5",
+    ],
+)
+def test_lines_of_other_tools(yolo: YoloFolder, line: str) -> None:
+    yolo.add("a", f"{line}\n{line}")
+    read = yolo.read()
+    np.testing.assert_allclose(read.boxes, [[15, 10, 45, 30]] * 2, atol=1e-9)
+    assert not read.skipped and len(read.notes) == (len(line.replace(",", " ").split()) > 5 and "0,5" not in line)
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "-inf", "1e300", "99999999999999999999", "-1"])
+def test_numbers_that_no_class_has(yolo: YoloFolder, label: str) -> None:
+    yolo.add("a", f"{label} 0.5 0.5 0.5 0.5\n{ONE}")
+    read = yolo.read()
+    assert len(read.boxes) == 1 and read.left_out == (0, 1) and "a.txt, line 1" in read.skipped[0]
+
+
+def test_lists_of_classes_that_differ(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    """As labelImg leaves them in every folder; one may be the beginning of another."""
+    (yolo.root / "data.yaml").unlink()
+    for folder in "ab":
+        yolo.add(folder, "1 0.5 0.5 0.5 0.5", folder)
+    (yolo.root / "a/classes.txt").write_text("cat\ndog\n")
+    (yolo.root / "b/classes.txt").write_text("cat\ndog\nhen\n")
+    assert yolo.read("all").classes == ("cat", "dog", "hen")
+    (yolo.root / "b/classes.txt").write_text("dog\ncat\n")
+    with refuses("lists of classes that differ", yolo.root / "a/classes.txt", yolo.root / "b/classes.txt"):
+        yolo.read("all")
+
+
+def test_several_data_sets_in_one_folder(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    (yolo.root / "data.yaml").unlink()
+    for folder in "ab":
+        yolo.add(folder, ONE, f"{folder}/images")
+        (yolo.root / folder / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    with refuses("several data sets", yolo.root / "a", yolo.root / "b"):
+        yolo.read()
+
+
+def test_lists_of_images_without_a_description(yolo: YoloFolder) -> None:
+    yolo.description("names: [cat, dog]")
+    for name in "abc":
+        yolo.add(name, ONE, "images")
+    (yolo.root / "train.txt").write_text("images/a.png\nimages/b.png\n")
+    (yolo.root / "lists").mkdir()
+    (yolo.root / "lists/val.txt").write_text("../images/c.png\n")
+    (yolo.root / "test.txt").write_text("notes on the test\n")
+    assert yolo_splits(Tree(yolo.root)) == ["val", "train"]
+    assert ids(yolo.read()) == ["a", "b"] and ids(yolo.read("val")) == ["c"]
+
+
+def test_a_split_that_is_named_in_vain(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
+    """It is told of, but stops nobody who reads another."""
+    yolo.description("names: [cat]\ntrain: images/train\ntest: ../test/images\nauthor: me\nlicense: MIT\n")
+    yolo.add("a", ONE)
+    assert yolo_splits(Tree(yolo.root)) == ["train"]
+    assert yolo.read().notes == (
+        f"The description of {yolo.root} names the split test, ../test/images, which was not found there.",
+    )
+    with refuses("../test/images", "fix the path"):
+        yolo.read("test")
+
+
 # What is refused
 
 
 def test_a_yaml_file_that_is_none(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
-    for content in (b"names: [cat", b"\xff\xfe\xfa", b"\x00", b"{a: b: c}"):
+    for content, word in (
+        (b"names: [cat", "YAML"),
+        (b"\xff\xfe\xfa", "text"),
+        (b"\x00", "text"),
+        (b"{a: b: c}", "YAML"),
+    ):
         (yolo.root / "data.yaml").write_bytes(content)
-        with refuses(yolo.root / "data.yaml", "cannot be read as YAML"):
+        with refuses(yolo.root / "data.yaml", word):
             yolo.read()
 
 

@@ -349,7 +349,7 @@ def test_the_best_is_remembered_over_a_resume(tmp_path: Path, monkeypatch: pytes
     train_toy(tmp_path, solver, evaluate=figures(0.3, 0.4), resume=True)
     assert (tmp_path / "model.safetensors").read_text() == "2"
     assert load_state(tmp_path / "state.pt")["progress"] == {
-        **{"step": 5, "best": 0.5, "stale": 3, "plateaus": 0},
+        **{"step": 5, "best": 0.5, "stale": 3, "plateaus": 0, "evaluated": 5},
         "measure": {"test.metric": "map"},
     }
 

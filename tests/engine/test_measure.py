@@ -40,7 +40,7 @@ def test_another_measure_starts_the_search_for_the_best_anew(
     out = " ".join(capsys.readouterr().out.split())
     assert "measured otherwise (test.metric)" in out and f"{tmp_path}/model.safetensors" in out
     assert load_state(tmp_path / "state.pt")["progress"] == {
-        **{"step": 6, "best": 0.41, "stale": 0, "plateaus": 0},
+        **{"step": 6, "best": 0.41, "stale": 0, "plateaus": 0, "evaluated": 6},
         "measure": AP,
     }
     assert (tmp_path / "model.safetensors").read_text() == "6"

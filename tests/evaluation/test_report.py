@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_cases import annotations_of, join, random_boxes, random_case
+from rich.cells import cell_len
 
 from resdet.evaluation import report
 from resdet.types import Detections, Target
@@ -38,7 +39,8 @@ def test_tables() -> None:
         "----------------------------------------------------",
         "mean           3    27.27    25.00    25.25    25.25",
     ]
-    lines = report.coco_table(scores.coco.stats).splitlines()
+    lines = report.coco_table(scores.coco, 1).splitlines()
+    assert len(lines) == 4
     assert lines[1].split() == ["25.25", "25.25", "25.25", "25.25", "-", "-"]
     assert lines[2].split() == ["ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"]
     analysis = report.analyse(detections, annotations, [torch.tensor([BOX, OTHER])])
@@ -80,3 +82,39 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert figures["images"] == 0 and figures["map07"] is None and figures["ap"] is None
     assert (tmp_path / "coco_results.json").read_text() == "[]\n"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_report_of_very_many_classes_stays_short(tmp_path: Path) -> None:
+    """LVIS has 1203 classes."""
+    classes = 1203
+    rng = np.random.default_rng(0)
+    detections, targets = [], []
+    for _ in range(40):
+        boxes, labels = (
+            torch.from_numpy(random_boxes(rng, 60, 90)).float(),
+            torch.from_numpy(rng.integers(0, classes, 60)),
+        )
+        targets.append(Target(boxes, labels, torch.zeros(60).bool()))
+        wrong = torch.where(torch.arange(60) % 3 == 0, (labels + 1) % classes, labels)
+        detections.append(Detections(boxes, torch.linspace(1, 0.3, 60), wrong))
+    annotations = annotations_of(targets, classes)
+    scores, analysis = report.score(detections, annotations), report.analyse(detections, annotations)
+    report.write_report(tmp_path, scores, analysis, detections, annotations)
+    for name in ("precision_recall", "class_ap", "confusion"):
+        assert max(cv2.imread(str(tmp_path / f"{name}.png")).shape) < 3000
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(figures["per_class"]) == classes
+    counted = np.zeros((classes + 1, classes + 1), int)
+    for row, column, count in figures["confusions"]:
+        counted[row, column] = count
+    assert (counted == analysis.confusion).all() and counted.any()
+    table = report.class_table(scores, annotations.classes).splitlines()
+    assert len(table) == 1 + 30 + 30 + 3 and f"of {(scores.voc.positives > 0).sum():,} classes" in table[-1]
+
+
+def test_a_table_of_names_of_all_kinds_keeps_its_columns() -> None:
+    detections, targets = small_case()
+    scores = report.score(detections, annotations_of(targets, 3))
+    lines = report.class_table(scores, ["安全帽", "x" * 500, "a\nb\x1b[31m"]).splitlines()
+    assert len(lines) == 6 and len({cell_len(line) for line in lines}) == 1 and len(lines[0]) < 90

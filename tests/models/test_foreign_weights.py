@@ -274,12 +274,18 @@ def test_the_state_of_a_training_run_names_the_run(finished: Path, refuses: Call
             read(finished / "state.pt")
 
 
-def test_a_run_that_stopped_before_its_first_evaluation(tmp_path: Path, refuses: Callable[..., Any]) -> None:
+def test_a_run_that_stopped_before_its_first_evaluation(
+    tmp_path: Path, detector_file: Path, refuses: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     with refuses(tmp_path / "model.safetensors", "train first"):
         load_model(tmp_path)
     (tmp_path / "state.pt").touch()
     with refuses(tmp_path / "model.safetensors", "before its first evaluation", "--resume"):
         load_model(tmp_path)
+    shutil.copy(detector_file, tmp_path / "last.safetensors")
+    assert load_model(tmp_path).weights.keys() == load_model(detector_file).weights.keys()
+    (record,) = caplog.records
+    assert "no evaluation yet" in record.getMessage() and f"{tmp_path}/last.safetensors" in record.getMessage()
 
 
 def test_a_classifier_where_a_detector_is_expected(

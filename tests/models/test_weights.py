@@ -1,6 +1,9 @@
 """resdet.models.weights: strict names, plain files, one sentence for what goes wrong."""
 
+import contextlib
 import pickle
+from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -16,7 +19,7 @@ from resdet.models.weights.classifier_file import read_classifier
 from resdet.models.weights.foreign import read_tensors
 from resdet.models.weights.msra import detectron2_name, from_blobs, from_detectron2
 from resdet.models.weights.strict import load_strictly
-from resdet.models.weights.torchvision import from_torchvision, torchvision_weights
+from resdet.models.weights.torchvision import can_be_had, from_torchvision, torchvision_weights
 
 
 @pytest.fixture
@@ -265,3 +268,26 @@ def test_the_second_version_of_torchvision_s_weights(monkeypatch, refuses):
     assert asked == ["https://download.pytorch.org/models/resnet50-11ad3fa6.pth"]
     with refuses("no V2 weights for resnet18", "--init-weights torchvision"):
         torchvision_weights("resnet18", "V2")
+
+
+def test_whether_torchvision_s_weights_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in torch's cache, or their server answers; nothing is downloaded."""
+    asked: list[tuple[str, str, float]] = []
+
+    def answer(request: Any, timeout: float) -> contextlib.AbstractContextManager:
+        asked.append((request.get_method(), request.full_url, timeout))
+        if fails:
+            raise OSError("no network")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    fails = False
+    assert can_be_had("resnet18")
+    fails = True
+    assert not can_be_had("resnet18")
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    assert asked == [("HEAD", url, 5)] * 2
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / Path(url).name).touch()
+    assert can_be_had("resnet18") and len(asked) == 2

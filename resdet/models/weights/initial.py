@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from resdet.config import ClsConfig, DetConfig
-from resdet.errors import UserError
+from resdet.errors import UserError, listed
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.classifier_file import ClassifierWeights, read_classifier
 from resdet.models.weights.resdet import ModelFile, is_own, load_any_model, load_model
@@ -81,7 +81,7 @@ def _take_model(
     load_strictly(model, {**taken, **fresh}, source)
     if not left:
         return f"all weights from {source}."
-    why = "" if file.classes == classes else f"{source} has different classes ({', '.join(file.classes)}): "
+    why = "" if file.classes == classes else f"{source} has different classes ({listed(file.classes)}): "
     at_random = "; these start at random" if fresh else ""
     return f"{why}all but {' and '.join(left).replace('rpn.', 'the RPN')} comes from {source}{at_random}."
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +23,7 @@ FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
     "resdet-classifier-3": ClsConfig,
 }
 C = TypeVar("C", DetConfig, ClsConfig)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,16 @@ def is_own(path: Path) -> bool:
 
 
 def _weights_in(path: Path) -> Path:
-    """The weights file of a run folder; a file as it is. Raises UserError for a folder without one."""
+    """The weights file of a run folder; a file as it is. Raises UserError for a folder without one.
+
+    Those of the last checkpoint serve, with a word, until the first evaluation finds the best.
+    """
     if not path.is_dir():
         return path
-    weights = path / "model.safetensors"
+    weights, last = path / "model.safetensors", path / "last.safetensors"
+    if not weights.is_file() and last.is_file():
+        _report_last(str(last))
+        return last
     if not weights.is_file():
         stopped = (path / "state.pt").is_file()
         why = (
@@ -107,6 +116,12 @@ def _weights_in(path: Path) -> Path:
         )
         raise UserError(f"Weights file not found: {weights}; the run {why}, or pass another run folder or file.")
     return weights
+
+
+@cache
+def _report_last(path: str) -> None:
+    """Log once what is used in place of the best weights."""
+    logger.warning(f"This run has had no evaluation yet, so that its last weights are used: {path}.")
 
 
 def _names(found: Any) -> tuple[str, ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 import torchvision.models
 from torch import Tensor
 
@@ -72,15 +75,32 @@ def from_torchvision_vgg16(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def can_be_had(name: str) -> bool:
+    """Whether torchvision's ImageNet weights are in torch's cache, or their server answers within five seconds."""
+    weights = _weights(name, "V1")
+    if Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name).is_file():
+        return True
+    try:
+        with urllib.request.urlopen(urllib.request.Request(weights.url, method="HEAD"), timeout=5):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _weights(name: str, version: str) -> Any:
+    """torchvision's description of weights. Raises UserError where there are none."""
+    versions = torchvision.models.get_model_weights(name).__members__
+    if f"IMAGENET1K_{version}" not in versions:
+        raise UserError(f"torchvision has no {version} weights for {name}: pass --init-weights torchvision.")
+    return versions[f"IMAGENET1K_{version}"]
+
+
 def torchvision_weights(name: str, version: Literal["V1", "V2"] = "V1") -> dict[str, Tensor]:
     """torchvision's ImageNet weights of resnet18, …, vgg16 under our names; downloaded once into torch's cache.
 
     V2 is of its newer training recipe, for ResNets of 50 layers and more. Raises UserError where there are none.
     """
-    versions = torchvision.models.get_model_weights(name).__members__
-    if f"IMAGENET1K_{version}" not in versions:
-        raise UserError(f"torchvision has no {version} weights for {name}: pass --init-weights torchvision.")
-    weights = versions[f"IMAGENET1K_{version}"]
+    weights = _weights(name, version)
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the checksum of what arrived is wrong
