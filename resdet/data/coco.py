@@ -83,7 +83,9 @@ def _split_files(tree: Tree) -> dict[str, Path]:
         if path.stem.casefold() in PLAIN:
             name = tree.group(path)
             name = tree.parts(path)[-1] if name == ALL and len(found) > 1 and tree.parts(path) else name
-        name = name if name not in files else path.relative_to(tree.root).as_posix()
+        if name in files:
+            place = path.relative_to(tree.root)
+            name = (place.parent if path.stem.casefold() in PLAIN else place).as_posix()
         files[name] = path
     return files
 

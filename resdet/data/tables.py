@@ -13,7 +13,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
 from resdet.data.records import Found, ImageRecord, assemble
 from resdet.data.text import read_text
-from resdet.data.tree import ALL, Tree, folded, listing, split_word, split_words, stem
+from resdet.data.tree import ALL, Tree, listing, split_word, split_words, stem
 from resdet.errors import UserError
 
 # What columns are called, in lower case without anything but letters and digits.
@@ -171,30 +171,34 @@ def _read_split(tree: Tree, split: str) -> Found:
     rows = splits.get(split)
     if not rows:
         raise UserError(f"Split not found: {split!r} of {tree.root}; splits found: {listing(csv_splits(tree))}.")
-    records: dict[str, ImageRecord] = {}
+    records: dict[object, ImageRecord] = {}
     descriptions = _descriptions(tree)
-    home = tree.home(rows[0][0], len({row.get("image") for _, _, row in rows}))
-    for path, line, row in rows:
-        name = row.get("image", "")
-        if name not in records:
-            file = tree.image(name if is_image_name(Path(name)) else f"{name}.jpg", path.parent, split, home)
-            records[name] = ImageRecord(file, str(path), name, size=_size(row), unit="line")
-        label = row.get("label", "")
-        _add(records[name], path, line, {**row, "label": descriptions.get(label, label)})
+    for path in dict.fromkeys(path for path, _, _ in rows):
+        own = [(line, row, row.get("image", "")) for at, line, row in rows if at == path]
+        names = dict.fromkeys(name for _, _, name in own)
+        home = tree.home(path, len(names))
+        files = {name: tree.image(_file_name(name), path.parent, split, home) for name in names}
+        for line, row, name in own:
+            key, label = files[name] or (path, name), row.get("label", "")
+            if key not in records:
+                records[key] = ImageRecord(files[name], str(path), name, size=_size(row), unit="line")
+            _add(records[key], path, line, {**row, "label": descriptions.get(label, label)})
     boxes = [box for record in records.values() for box in record.boxes]
     fractions = bool(boxes) and max(map(max, boxes)) <= 1.001 and any(value % 1 for box in boxes for value in box)
-    named = {_stem(row) for rows in splits.values() for _, _, row in rows}
+    named = {
+        stem(_file_name(row.get("image", "")).rpartition("/")[2]) for own in splits.values() for _, _, row in own
+    }
     words = split_words([split])
-    bare = [image for image in tree.images if image.is_relative_to(home) and stem(image.name) not in named]
-    bare = [image for image in bare if not words or not (own := split_words(tree.parts(image))) or own & words]
+    bare = [image for image in tree.images if stem(image.name) not in named]
+    bare = [image for image in bare if not words or not (place := split_words(tree.parts(image))) or place & words]
     notes = [f"{len(bare)} images of {tree.root} have no row: they are not part of {split}."] if bare else []
     return Found(list(records.values()), fractions=fractions, notes=notes)
 
 
-def _stem(row: Mapping[str, str]) -> str:
-    """Of the image of a row."""
-    name = row.get("image", "").replace("\\", "/").rpartition("/")[2]
-    return stem(name) if is_image_name(Path(name)) else folded(name)
+def _file_name(name: str) -> str:
+    """What the file of an image may be called, if a table states it without its ending."""
+    name = name.replace("\\", "/")
+    return name if is_image_name(Path(name)) else f"{name}.jpg"
 
 
 def _descriptions(tree: Tree) -> dict[str, str]:

@@ -34,7 +34,7 @@ ALL = "all"  # the name of the only split, where nothing is split
 
 def split_word(name: str) -> str:
     """train, val or test, where a name says so: `valid`, `train2017`, `lvis_v1_train`, `Test`; else nothing."""
-    words = [word.strip("0123456789 ") for word in re.split(r"[-_. ]", name.casefold().strip("-_. "))]
+    words = [word.strip("0123456789") for word in re.split(r"[-_. /]", name.casefold().removesuffix(".json"))]
     words = [word for word in words if word]
     return next((SPLIT_OF[word] for word in (words[-1:] + words[:1]) if word in SPLIT_OF), "")
 
@@ -200,15 +200,15 @@ class Partners:
         return self._match(file, self._images, self._files)
 
     def images(self, names: Mapping[Path, str]) -> dict[Path, Path]:
-        """Annotation → image: its partner, or else the one that it names, if that is nobody else's."""
+        """Annotation → image: its partner, or else the one that it names, if no other one does."""
         found = {file: image for file in names if (image := self.of_file(file))}
-        taken = set(found.values())
-        for file in [file for file in names if file not in found]:
-            image = self._tree.image(names[file], file.parent, self._tree.group(file))
-            if image and image not in taken:
-                found[file] = image
-                taken.add(image)
-        return found
+        beside = Counter(file.parent for file in names)
+        named = {}
+        for file in names.keys() - found.keys():
+            home = self._tree.home(file, beside[file.parent])
+            named[file] = self._tree.image(names[file], file.parent, self._tree.group(file), home)
+        claims = Counter([*found.values(), *named.values()])
+        return found | {file: image for file, image in named.items() if image and claims[image] == 1}
 
     def _match(self, path: Path, others: dict[str, list[Path]], own: dict[str, list[Path]]) -> Path | None:
         name = stem(path.name)

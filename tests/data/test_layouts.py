@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 from resdet.data.formats import FORMATS, find_format
+from resdet.data.images import read_image
+from resdet.errors import UserError
 
 CLASSES = ("big dog", "cat")
 
@@ -868,9 +870,49 @@ def test_a_layout_is_found_and_read(name: str, place: str, tmp_path: Path, monke
         lost = len(pictures) - len(expected)
         assert read.left_out == (lost, 0) and len(read.skipped) == lost and len(read) == len(expected)
         for index in range(len(read)):
-            picture = expected.pop(int(cv2.imread(read.file(index))[0, 0, 0]))
+            picture = expected.pop(int(read_image(read.file(index))[0, 0, 0]))
             target = read.target(index)
             assert target.labels.tolist() == [label for label, *_ in picture.objects], picture.name
             boxes = np.array([box for _, *box in picture.objects], float).reshape(-1, 4)
             np.testing.assert_allclose(target.boxes.numpy(), boxes, atol=own.tolerance + 1e-6, rtol=0)
         assert not target.difficult.any()
+
+
+def others(pictures: Sequence[Drawn]) -> tuple[Drawn, ...]:
+    """Pictures that are called the same and are of the same sizes, with objects elsewhere."""
+    return tuple(
+        picture._replace(
+            number=picture.number + 100,
+            objects=tuple(
+                (1 - label, picture.width - x2, y1, picture.width - x1, y2) for label, x1, y1, x2, y2 in objects
+            ),
+        )
+        for picture in pictures
+        for objects in [picture.objects]
+    )
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_images_of_two_cameras_are_not_mixed_up(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they are called the same, and one is missing; where it cannot be told, that is an error."""
+    own = LAYOUTS[name]
+    own.write(tmp_path / "camera 1")
+    first = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".jpg", ".JPG", ".png"))
+    first.unlink()
+    pictures = {picture.number: picture for picture in (*TRAIN, *VAL, *others(TRAIN), *others(VAL))}
+    for key, value in (("TRAIN", others(TRAIN)), ("VAL", others(VAL)), ("E", others(VAL)[1])):
+        monkeypatch.setitem(globals(), key, value)
+    monkeypatch.setitem(globals(), "ALL", {"all": others(ALL["all"])})
+    own.write(tmp_path / "camera 2")
+    try:
+        kind, splits = find_format(tmp_path)
+        parts = [FORMATS[kind].read(tmp_path, split, own.classes) for split in splits]
+    except UserError:
+        return
+    for read in parts:
+        for index in range(len(read)):
+            picture = pictures[int(read_image(read.file(index))[0, 0, 0])]
+            target = read.target(index)
+            assert target.labels.tolist() in ([label for label, *_ in picture.objects], [])
+            boxes = np.array([box for _, *box in picture.objects], float).reshape(-1, 4)[: len(target.boxes)]
+            np.testing.assert_allclose(target.boxes.numpy(), boxes, atol=own.tolerance + 1e-6, rtol=0)
