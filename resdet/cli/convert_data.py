@@ -1,10 +1,11 @@
-"""Convert a data set to another format: VOC's, COCO's or YOLO's.
+"""Convert a data set to another format: VOC's, COCO's, YOLO's or LabelMe's.
 
     resdet convert-data datasets/bccd datasets/bccd_coco --to coco
     resdet convert-data datasets/coco128 datasets/coco128_yolo --to yolo --link
 
-Images are copied, or linked to. What the new format cannot represent (COCO's mask areas and numbers, difficult
-objects in YOLO) is reported; segmentations, keypoints and captions are not read at all.
+The data set may have any of the formats of datasets/README.md. Images are copied, or linked to. What the new format
+cannot represent (COCO's mask areas and numbers, difficult objects in YOLO) is reported; segmentations, keypoints and
+captions are not kept.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     resdet new-recipe datasets/mine
     resdet new-recipe datasets/mine --format yolo --train train --val val --output configs/mine.py
 
-The folder may be in VOC's, COCO's or YOLO's format. The recipe names the classes, and proposes image size,
+The folder may hold any of the formats of datasets/README.md. The recipe names the classes, and proposes image size,
 anchors and schedule with the reasons; it is a Python file like the others in configs/, to be read and changed.
 """
 

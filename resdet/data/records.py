@@ -283,7 +283,7 @@ def _frames(
             height, width = header.upright
             errors[i] = (
                 f"{record.where} describes an image of {record.size[1]}×{record.size[0]} pixels, but {record.file} "
-                f"has {width}×{height}."
+                f"has {width}×{height}: correct the size, or copy the image again."
             )
     decided = Counter(kind for kind in kinds if kind in (UPRIGHT, STORED))
     undecided = STORED if decided[STORED] > decided[UPRIGHT] else UPRIGHT
@@ -303,6 +303,14 @@ def _frames(
         notes.append(
             f"{turned} photographs are stored on their side and annotated as stored: their boxes are turned "
             "upright with them (data.exif)."
+        )
+    guessed = sum(
+        kind == EITHER and header.orientation > 1 for header, kind in zip(headers, kinds, strict=True) if header
+    )
+    if guessed and exif == "auto" and not decided:
+        notes.append(
+            f"{guessed} photographs are stored on their side, and nothing says how they were annotated: they are "
+            "taken as upright; if their boxes lie elsewhere, set --data.exif stored."
         )
     return frames, notes
 

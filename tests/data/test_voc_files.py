@@ -77,7 +77,8 @@ def test_the_stated_size_is_the_image_s(voc: VocFolder, width: object, height: o
     if not good:
         assert read.skipped == (
             f"{voc.root / 'Annotations/a.xml'} describes an image of {width}×{height} pixels, but "
-            f"{voc.root / 'JPEGImages/a.jpg'} has {WIDTH}×{HEIGHT}; its 1 objects are left out too.",
+            f"{voc.root / 'JPEGImages/a.jpg'} has {WIDTH}×{HEIGHT}: correct the size, or copy the image again; "
+            "its 1 objects are left out too.",
         )
 
 
