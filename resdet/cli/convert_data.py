@@ -4,8 +4,8 @@
     resdet convert-data datasets/coco128 datasets/coco128_yolo --to yolo --link
 
 The data set may have any of the formats of datasets/README.md. Images are copied, or linked to. What the new format
-cannot represent (COCO's mask areas and numbers, difficult objects in YOLO) is reported; segmentations, keypoints and
-captions are not kept.
+cannot represent (COCO's mask areas and numbers, difficult objects in YOLO) is reported; segmentations, keypoints
+and captions are not kept.
 """
 
 from __future__ import annotations
