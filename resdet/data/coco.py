@@ -16,7 +16,7 @@ import numpy as np
 
 from resdet.data.annotations import Annotations
 from resdet.data.masks import mask_box
-from resdet.data.records import Found, ImageRecord, assemble
+from resdet.data.records import Found, ImageRecord, assemble, box_array
 from resdet.data.text import decode, read_head
 from resdet.data.tree import ALL, Tree, is_file, listing, split_word
 from resdet.errors import UserError, reason
@@ -226,17 +226,17 @@ def _categories(
                 f"{path} has two categories of the number {number}, {name_of[number]!r} and {name!r}: give each "
                 "its own."
             )
-    parents = {item.get("supercategory") for item in content["categories"]}
+    groups = {_key(item["id"]): item.get("supercategory") for item in content["categories"]}
     notes = []
     numbers: dict[str, int] = {}
     for number, name in sorted(name_of.items(), key=lambda item: (not used[item[0]], str(type(item[0])), item[0])):
-        item = next(item for item in content["categories"] if _key(item.get("id")) == number)
+        grouped = groups[number] not in (None, "", "none")
         if name in numbers:
             notes.append(f"{path} has two categories {name!r}: they are taken as one.")
         elif (
-            name in parents
+            name in groups.values()
+            and not grouped
             and not used[number]
-            and item.get("supercategory") in (None, "", "none")
             and name not in classes
             and len(name_of) > 1
         ):
@@ -259,11 +259,12 @@ def _file_name(item: dict[str, Any]) -> str:
 
 
 def _files(tree: Tree, split: str, path: Path, items: Sequence[dict[str, Any]], word: str) -> list[Path | None]:
-    """The file of each image, sought where the last one was, then elsewhere."""
+    """The file of each image, sought where the last one was, in COCO's own places, and then anywhere."""
     name = Path(split).stem.removeprefix("instances_")
-    home = tree.home(path, len(items))
-    folders = [path.parent, *(home / place.format(name) for place in FOLDERS), home]
+    base = path.parents[1] if path.parent.name == "annotations" else path.parent
+    folders = [path.parent, *(base / place.format(name) for place in FOLDERS), base]
     files: list[Path | None] = []
+    home = None
     for item in items:
         file_name = _file_name(item).replace("\\", "/")
         for number, folder in enumerate(folders if file_name else []):
@@ -272,6 +273,7 @@ def _files(tree: Tree, split: str, path: Path, items: Sequence[dict[str, Any]], 
                 folders.insert(0, folders.pop(number))
                 break
         else:
+            home = home or tree.home(path, len(items))
             files.append(tree.image(file_name, path.parent, word or split, home))
     return files
 
@@ -321,7 +323,7 @@ def _box(item: dict[str, Any], record: ImageRecord) -> Sequence[float] | None:
 def _check_boxes(path: Path, found: Found) -> None:
     """Notice boxes that are fractions of the image's size; refuse boxes that are corners, as in other formats."""
     sized = [record for record in found.records if record.size]
-    boxes = np.array([box for record in sized for box in record.boxes], np.float64).reshape(-1, 4)
+    boxes = box_array(sized)
     if not len(boxes):
         return
     if boxes.max() <= 1.001 and (boxes % 1 > 0).any():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -361,23 +361,29 @@ class Objects(NamedTuple):
     """(B,) in square pixels"""
 
 
+def box_array(records: Iterable[ImageRecord]) -> np.ndarray:
+    """(B, 4) the boxes of all records, as they are stated."""
+    values = (value for record in records for box in record.boxes for value in box)
+    return np.fromiter(values, np.float64).reshape(-1, 4)
+
+
 def _objects(records: Sequence[ImageRecord], frames: Sequence[Frame], fractions: Sequence[bool]) -> Objects:
     """The objects of M images, with the frame of each image and whether its boxes are fractions of that."""
     owner = np.repeat(np.arange(len(records)), [len(record.boxes) for record in records])
-    boxes = np.array([box for record in records for box in record.boxes], np.float64).reshape(-1, 4)
+    boxes = box_array(records)
     annotated = np.array([frame.annotated for frame in frames], np.float64)[owner]  # (B, 2)
     orientation = np.array([frame.orientation for frame in frames])[owner]
     boxes = np.where(np.array(fractions)[owner, None], boxes * np.tile(annotated[:, ::-1], 2), boxes)
     for value in np.unique(orientation[orientation > 1]).tolist():
         own = orientation == value
         boxes[own] = turn(boxes[own], annotated[own], value)
-    areas = np.array([area for record in records for area in record.areas], np.float64)
+    areas = np.fromiter((area for record in records for area in record.areas), np.float64)
     return Objects(
         owner,
         [name for record in records for name in record.names],
         [place for record in records for place in record.places],
         boxes,
-        np.array([flag for record in records for flag in record.difficult], bool),
+        np.fromiter((flag for record in records for flag in record.difficult), bool),
         np.where(np.isfinite(areas) & (areas > 0), areas, (boxes[:, 2:] - boxes[:, :2]).prod(1)),
     )
 

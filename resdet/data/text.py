@@ -10,6 +10,7 @@ from resdet.errors import UserError, reason
 
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 CHINESE = re.compile(rb"(?:[\x00-\x7f]|[\xa1-\xf7][\xa1-\xfe])*")  # every letter of GB 2312 is two high bytes
+HEAD = 1 << 16  # bytes in which a file shows that it is not text
 BINARY = re.compile(rb"\x00|[\x01-\x08\x0e-\x19\x1b-\x1f]")  # never in text but for Ctrl-Z
 
 
@@ -51,7 +52,7 @@ def decode(data: bytes) -> str:
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return data.decode(encoding)
-    if BINARY.search(data):
+    if BINARY.search(data, 0, HEAD):
         raise UnicodeError("binary data")
     try:
         return data.decode("utf-8")

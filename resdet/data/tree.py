@@ -128,7 +128,11 @@ class Tree:
     @cached_property
     def _below(self) -> Counter[Path]:
         """How many images are below each folder."""
-        return Counter(folder for path in self.images for folder in path.parents)
+        below: Counter[Path] = Counter()
+        for folder, count in Counter(path.parent for path in self.images).items():
+            for above in (folder, *folder.parents):
+                below[above] += count
+        return below
 
     def home(self, file: Path, count: int) -> Path:
         """The innermost folder above a file of annotations with half as many images as it names, or the root.

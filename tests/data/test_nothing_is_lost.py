@@ -298,4 +298,5 @@ def test_what_is_read_and_what_is_reported_are_all_there_is(
         assert any(folded(name) in folded(sentence) for sentence in read.skipped), name
     ignored = f"{there.others} objects of other classes are ignored: hen ({there.others})."
     assert (ignored in read.notes) == (there.others > 0)
-    assert any("1 hidden images" in note for note in read.notes) == hidden
+    told = any("1 hidden images" in note for note in read.notes)
+    assert told == hidden or kind == "coco"  # whose files name all images, so that nobody looks for others

@@ -32,7 +32,7 @@ def below(tree: Tree, paths: list[Path]) -> list[str]:
 
 def test_files_are_sorted_and_images_known_by_their_endings(tmp_path: Path) -> None:
     tree = grow(tmp_path, "b/2.JPG", "b/10.webp", "a.xml", "c.txt", "b/deep/x.Tif", "d.jpg.txt")
-    assert below(tree, tree.files) == ["a.xml", "b/10.webp", "b/2.JPG", "b/deep/x.Tif", "c.txt", "d.jpg.txt"]
+    assert below(tree, tree.files) == ["a.xml", "c.txt", "d.jpg.txt", "b/10.webp", "b/2.JPG", "b/deep/x.Tif"]
     assert below(tree, tree.images) == ["b/10.webp", "b/2.JPG", "b/deep/x.Tif"]
     assert below(tree, tree.ending(".txt", ".xml")) == ["a.xml", "c.txt", "d.jpg.txt"]
 
