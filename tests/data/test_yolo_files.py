@@ -297,7 +297,7 @@ def test_lists_of_images_without_a_description(yolo: YoloFolder) -> None:
     (yolo.root / "lists").mkdir()
     (yolo.root / "lists/val.txt").write_text("../images/c.png\n")
     (yolo.root / "test.txt").write_text("notes on the test\n")
-    assert yolo_splits(Tree(yolo.root)) == ["val", "train"]
+    assert yolo_splits(Tree(yolo.root)) == ["train", "val"]
     assert ids(yolo.read()) == ["a", "b"] and ids(yolo.read("val")) == ["c"]
 
 
