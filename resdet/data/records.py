@@ -25,6 +25,7 @@ Exif = Literal["auto", "upright", "stored"]
 OtherClasses = Literal["error", "ignore"]
 MANY_IMAGES = 20_000  # with stated sizes: of so many, only some are opened at first
 SAMPLE = 1_000
+FARTHEST = 1e9  # pixels; larger numbers are none
 UPRIGHT, STORED, EITHER = 0, 1, 2  # which pixels a stated size is that of
 
 
@@ -371,6 +372,7 @@ def _objects(records: Sequence[ImageRecord], frames: Sequence[Frame], fractions:
     """The objects of M images, with the frame of each image and whether its boxes are fractions of that."""
     owner = np.repeat(np.arange(len(records)), [len(record.boxes) for record in records])
     boxes = box_array(records)
+    boxes[~(np.abs(boxes) < FARTHEST)] = np.nan
     annotated = np.array([frame.annotated for frame in frames], np.float64)[owner]  # (B, 2)
     orientation = np.array([frame.orientation for frame in frames])[owner]
     boxes = np.where(np.array(fractions)[owner, None], boxes * np.tile(annotated[:, ::-1], 2), boxes)

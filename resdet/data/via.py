@@ -86,9 +86,11 @@ def _project(path: Path) -> dict[str, list[tuple[Any, Any]]]:
     content = json.loads(read_text(path))
     images: dict[str, list[tuple[Any, Any]]] = {}
     for item in content.get("_via_img_metadata", content).values():
-        regions = item["regions"]
+        name, regions = item["filename"], item["regions"]
+        if not isinstance(name, str):
+            raise TypeError(name)
         regions = list(regions.values()) if isinstance(regions, dict) else regions
-        images.setdefault(item["filename"], []).extend(
+        images.setdefault(name, []).extend(
             (region.get("shape_attributes"), region.get("region_attributes")) for region in regions
         )
     return images

@@ -389,7 +389,7 @@ def _numbers(line: str, names: dict[str, int] | None = None) -> list[float]:
     """The numbers of a line; none if it holds anything else. A class may be given by its name."""
     if "," in line:
         line = line.replace(",", " ") if "." in line or " " not in line.strip() else line.replace(",", ".")
-    label, *rest = line.split()
+    label, *rest = line.split() or [""]
     try:
         return [float((names or {}).get(label, label)), *map(float, rest)]
     except ValueError:
@@ -487,7 +487,7 @@ def _read_line(line: str, where: str, lines: Lines, numbers: dict[str, int]) -> 
 def _ranges(names: dict[int, str]) -> str:
     """The numbers of classes, for messages: 0 to 79, or each of them."""
     numbers = sorted(names)
-    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+    if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"{numbers[0]} to {numbers[-1]}"
     return listing(list(map(str, numbers)))
 

@@ -141,6 +141,9 @@ def test_classes_keep_the_numbers_of_the_data_set(tree: Tree, refuses: Callable[
         ((5, 45, 9, 50), False),
         ((float("nan"), 5, 9, 9), False),
         ((-float("inf"), 5, 9, 9), False),
+        ((-1e9, -9e8, 9e8, 1e8), False),
+        ((-1e8, -9e8, 9e8, 1e8), True),
+        ((5, 5, 1e300, 9), False),
     ],
 )
 def test_what_lies_inside_an_image_of_40_by_60_pixels(tree: Tree, box: tuple[float, ...], expected: bool) -> None:
