@@ -170,7 +170,11 @@ def _parse(xml: Path) -> Element:
     """The root of a VOC annotation, all tags in lower case. Entities are refused, not expanded."""
     try:
         data = xml.read_bytes()
+        if not data.strip():
+            raise BadXmlError(f"{xml} is empty: copy it again.")
         root: Element = fromstring(_decode(data).lstrip())
+    except FileNotFoundError as error:
+        raise BadXmlError(f"{xml} was not found: its image counts as not annotated.") from error
     except OSError as error:
         raise BadXmlError(f"{xml} cannot be read: {reason(error)}.") from error
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:

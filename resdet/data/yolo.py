@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -137,7 +137,13 @@ def _stated_splits(tree: Tree, description: Description) -> dict[str, list[str]]
         if key not in NOT_SPLITS and value and isinstance(value, str | list)
     }
     stated = {key: own for key, own in named.items() if split_word(key) or _places(tree, description, own)}
-    return stated or {path.stem: [str(path.resolve())] for path in tree.ending(".txt") if _lists_images(path)}
+    if stated:
+        return stated
+    lists: dict[str, list[str]] = defaultdict(list)
+    for path in tree.ending(".txt"):
+        if _lists_images(path):
+            lists[path.stem].append(str(path.resolve()))
+    return lists
 
 
 def _lists_images(path: Path) -> bool:
@@ -320,6 +326,13 @@ class Lines(NamedTuple):
             raise UserError(
                 f"{files[0].parent} has labels from {labels[0]} to {labels[-1]}, but YOLO's count from 0: "
                 "subtract 1 from each, or add a class before the first."
+            )
+        elif (
+            labels and labels[0] == 0 and list(names) == list(range(1, len(names) + 1)) and labels[-1] < len(names)
+        ):
+            raise UserError(
+                f"The classes are numbered from 1 to {len(names)}, but the labels in {files[0].parent} from 0 to "
+                f"{labels[-1]}: number both from 0."
             )
         twice = [name for name, count in Counter(names.values()).items() if count > 1]
         if twice:

@@ -179,7 +179,7 @@ def test_parts_of_an_object_are_not_objects(voc: VocFolder) -> None:
 BROKEN_ANNOTATIONS = {
     "another root": ("<html><body/></html>", "<html>"),
     "no XML": ("This is a note.", "not usable XML"),
-    "empty": ("", "not usable XML"),
+    "empty": (" \n", "is empty"),
     "cut off": (xml([CAT])[:-30], "not usable XML"),
     "unknown encoding": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "not usable XML"),
     "billion laughs": (LAUGHS, "not usable XML"),

@@ -267,6 +267,19 @@ def test_numbers_that_no_class_has(yolo: YoloFolder, label: str) -> None:
     assert len(read.boxes) == 1 and read.left_out == (0, 1) and "a.txt, line 1" in read.skipped[0]
 
 
+def test_labels_and_classes_that_are_counted_from_another_number(yolo: YoloFolder, refuses: Callable) -> None:
+    yolo.add("a", "1 0.5 0.5 1 1\n2 0.5 0.5 1 1")
+    with refuses(yolo.root / "labels/train", "from 1 to 2", "subtract 1"):
+        yolo.read()
+    yolo.description("names: {1: cat, 2: dog}")
+    assert yolo.read().labels.tolist() == [0, 1]
+    yolo.add("a", "0 0.5 0.5 1 1\n1 0.5 0.5 1 1")
+    with refuses("from 1 to 2", "from 0 to 1", yolo.root / "labels/train"):
+        yolo.read()
+    yolo.add("a", "0 0.5 0.5 1 1\n2 0.5 0.5 1 1")
+    assert yolo.read().left_out == (0, 1)  # as of a choice of classes
+
+
 def test_lists_of_classes_that_differ(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
     """As labelImg leaves them in every folder; one may be the beginning of another."""
     (yolo.root / "data.yaml").unlink()
@@ -299,6 +312,8 @@ def test_lists_of_images_without_a_description(yolo: YoloFolder) -> None:
     (yolo.root / "test.txt").write_text("notes on the test\n")
     assert yolo_splits(Tree(yolo.root)) == ["train", "val"]
     assert ids(yolo.read()) == ["a", "b"] and ids(yolo.read("val")) == ["c"]
+    (yolo.root / "lists/train.txt").write_text("../images/c.png\n")
+    assert sorted(ids(yolo.read())) == ["a", "b", "c"]
 
 
 def test_a_split_that_is_named_in_vain(yolo: YoloFolder, refuses: Callable[..., Any]) -> None:
