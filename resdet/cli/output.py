@@ -49,7 +49,7 @@ class _Stream:
             self._silence(error)
 
     def _silence(self, error: OSError) -> None:
-        with suppress(OSError, ValueError):  # what is no file
+        with suppress(OSError, ValueError):  # not a file
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.stream.fileno())  # else Python would try, and complain, again at its end
             os.close(null)

@@ -11,9 +11,9 @@ import numpy as np
 
 from resdet.data.annotations import Annotations
 from resdet.data.masks import points_box
-from resdet.data.records import Found, ImageRecord, assemble, pair
+from resdet.data.records import Found, ImageRecord, pair, read_splits
 from resdet.data.text import read_text
-from resdet.data.tree import Partners, Tree, listing
+from resdet.data.tree import Partners, Tree
 from resdet.errors import UserError
 
 HEAD = 1 << 12
@@ -28,19 +28,9 @@ def read_labelme(
     A rectangle is a box; of a polygon, a circle or a mask, the box around it is taken. Points and lines are no
     objects. An image without a JSON file is not annotated, and left out.
 
-    Args:
-        root: folder of the data set
-        splits: names joined by "+", as `labelme_splits` gives them
-        classes: in the order of the labels; empty takes all labels, sorted
-        source: where the data set comes from, for the message when it is missing
-        rules: `other_classes` and `exif`, as in `assemble`
-
-    Raises:
-        UserError: data set or split missing, no usable image, unknown class
+    Arguments and errors are those of `read_splits`; `labelme_splits` gives the names of the splits.
     """
-    tree = Tree.of(root, source)
-    parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
-    return assemble(parts, tree, splits, classes, **rules)
+    return read_splits(_read_split, root, splits, classes, source, **rules)
 
 
 def labelme_splits(tree: Tree) -> list[str]:
@@ -64,11 +54,7 @@ def _has_shapes(path: Path) -> bool:
 
 
 def _read_split(tree: Tree, split: str) -> Found:
-    files = [path for path in _files(tree) if tree.group(path) == split]
-    if not files:
-        raise UserError(
-            f"Split not found: {split!r} of {tree.root}; splits found: {listing(labelme_splits(tree))}."
-        )
+    files = tree.in_split(_files(tree), split)
     records = {path: _read(path) for path in files}
     return pair(records, Partners(tree, files), [i for i in tree.images if tree.group(i) == split], "JSON")
 

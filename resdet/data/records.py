@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -114,6 +114,31 @@ def pair(records: Mapping[Path, ImageRecord], partners: Partners, images: Sequen
         if image not in used
     ]
     return Found([*records.values(), *bare])
+
+
+def read_splits(
+    read: Callable[[Tree, str], Found],
+    root: str | Path,
+    splits: str,
+    classes: tuple[str, ...],
+    source: str,
+    **rules: Any,
+) -> Annotations:
+    """The arrays of a data set whose splits are read one by one.
+
+    Args:
+        read: folder, split → what is found
+        root: folder of the data set
+        splits: names joined by "+"
+        classes: in the order of the labels; empty takes all that the objects name, sorted
+        source: where the data set comes from, for the message when it is missing
+        rules: `other_classes` and `exif`, as in `assemble`
+
+    Raises:
+        UserError: data set or split missing, no usable image, unknown class
+    """
+    tree = Tree.of(root, source)
+    return assemble([read(tree, split.strip()) for split in splits.split("+")], tree, splits, classes, **rules)
 
 
 def assemble(

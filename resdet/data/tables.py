@@ -11,7 +11,7 @@ from typing import Any
 
 from resdet.data.annotations import Annotations
 from resdet.data.images import is_image_name
-from resdet.data.records import Found, ImageRecord, assemble
+from resdet.data.records import Found, ImageRecord, read_splits
 from resdet.data.text import read_text
 from resdet.data.tree import ALL, Tree, listing, split_word, split_words, stem
 from resdet.errors import UserError
@@ -58,19 +58,9 @@ def read_csv(
     The names of the columns say what they hold: `COLUMNS` lists those that are known. Boxes that all lie between 0
     and 1 are fractions of the image's size, as Open Images has them. Images without a row are not part of it.
 
-    Args:
-        root: folder of the data set
-        splits: names joined by "+", as `csv_splits` gives them
-        classes: in the order of the labels; empty takes all that the tables hold, sorted
-        source: where the data set comes from, for the message when it is missing
-        rules: `other_classes` and `exif`, as in `assemble`
-
-    Raises:
-        UserError: data set or split missing, no usable image, unknown class
+    Arguments and errors are those of `read_splits`; `csv_splits` gives the names of the splits.
     """
-    tree = Tree.of(root, source)
-    parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
-    return assemble(parts, tree, splits, classes, **rules)
+    return read_splits(_read_split, root, splits, classes, source, **rules)
 
 
 def csv_splits(tree: Tree) -> list[str]:

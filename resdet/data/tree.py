@@ -119,6 +119,14 @@ class Tree:
         named = [part for part in parts if folded(part) in SPLIT_OF] or [part for part in parts if split_word(part)]
         return named[0] if named else ALL
 
+    def in_split(self, files: Sequence[Path], split: str) -> list[Path]:
+        """The files of a split. Raises UserError, which names the splits there are, if it has none."""
+        own = [path for path in files if self.group(path) == split]
+        if not own:
+            known = sorted({self.group(path) for path in files})
+            raise UserError(f"Split not found: {split!r} of {self.root}; splits found: {listing(known)}.")
+        return own
+
     # Images by what annotations call them
 
     @cached_property

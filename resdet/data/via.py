@@ -12,9 +12,9 @@ import numpy as np
 
 from resdet.data.annotations import Annotations
 from resdet.data.masks import points_box
-from resdet.data.records import Found, ImageRecord, assemble
+from resdet.data.records import Found, ImageRecord, read_splits
 from resdet.data.text import read_head, read_text
-from resdet.data.tree import Tree, listing
+from resdet.data.tree import Tree
 from resdet.errors import UserError
 
 LABELS = ("label", "class", "name", "type", "category", "object", "object_name")  # attributes that name the class
@@ -26,19 +26,9 @@ def read_via(
 ) -> Annotations:
     """Read the images and regions of `splits`; of other regions than rectangles, the boxes around them.
 
-    Args:
-        root: folder of the data set
-        splits: names joined by "+", as `via_splits` gives them
-        classes: in the order of the labels; empty takes all that the regions name, sorted
-        source: where the data set comes from, for the message when it is missing
-        rules: `other_classes` and `exif`, as in `assemble`
-
-    Raises:
-        UserError: data set or split missing, no usable image, unknown class
+    Arguments and errors are those of `read_splits`; `via_splits` gives the names of the splits.
     """
-    tree = Tree.of(root, source)
-    parts = [_read_split(tree, split.strip()) for split in splits.split("+")]
-    return assemble(parts, tree, splits, classes, **rules)
+    return read_splits(_read_split, root, splits, classes, source, **rules)
 
 
 def via_splits(tree: Tree) -> list[str]:
@@ -58,9 +48,7 @@ def _has_regions(path: Path) -> bool:
 
 
 def _read_split(tree: Tree, split: str) -> Found:
-    files = [path for path in _files(tree) if tree.group(path) == split]
-    if not files:
-        raise UserError(f"Split not found: {split!r} of {tree.root}; splits found: {listing(via_splits(tree))}.")
+    files = tree.in_split(_files(tree), split)
     return Found([record for path in files for record in _read(tree, path, split)])
 
 

@@ -303,6 +303,8 @@ def _images_at(tree: Tree, place: Path, split: str) -> list[Path | str]:
 class Lines(NamedTuple):
     """How the lines of a data set are to be read."""
 
+    texts: dict[Path, list[tuple[int, str]] | UserError]
+    """the lines that state objects, with their numbers; or why a file cannot be read"""
     names: dict[int, str]
     boxes_first: bool
     """whether a long line is a box and more; else it is a polygon"""
@@ -313,7 +315,9 @@ class Lines(NamedTuple):
     @classmethod
     def of(cls, files: Sequence[Path], names: dict[int, str], description: dict[str, Any]) -> Lines:
         """Look at all lines of a data set, for what one alone does not tell."""
-        rows = [numbers for file in files for _, line in _object_lines(file) if (numbers := _numbers(line))]
+        texts = {file: _read_lines(file) for file in files}
+        stated = [line for lines in texts.values() if isinstance(lines, list) for _, line in lines]
+        rows = [numbers for line in stated if (numbers := _numbers(line))]
         notes = []
         labels = sorted({int(row[0]) for row in rows if row[0] % 1 == 0 <= row[0]})
         if not names:
@@ -346,7 +350,7 @@ class Lines(NamedTuple):
                 f"{files[0].parent} has x1 y1 x2 y2 in its lines, but YOLO's are x y width height with the center: "
                 "convert them."
             )
-        return cls(names, boxes_first, scores, notes)
+        return cls(texts, names, boxes_first, scores, notes)
 
 
 def _has_keypoints(rows: Sequence[Sequence[float]], description: dict[str, Any]) -> bool:
@@ -392,10 +396,16 @@ def _are_corners(rows: Sequence[Sequence[float]]) -> bool:
 
 def _object_lines(file: Path) -> list[tuple[int, str]]:
     """The lines that state objects, with their numbers; none of a file that is not text."""
+    lines = _read_lines(file)
+    return lines if isinstance(lines, list) else []
+
+
+def _read_lines(file: Path) -> list[tuple[int, str]] | UserError:
+    """The lines that state objects, with their numbers; or why the file cannot be read."""
     try:
         return [(number, line) for number, line in numbered_lines(file) if not line.startswith("#")]
-    except UserError:
-        return []
+    except UserError as error:
+        return error
 
 
 def _numbers(line: str, names: dict[str, int] | None = None) -> list[float]:
@@ -457,14 +467,11 @@ def _orphans(tree: Tree, split: str, partners: Partners, gone: set[str]) -> list
 
 
 def _read_file(record: ImageRecord, file: Path, lines: Lines, numbers: dict[str, int]) -> None:
-    try:
-        rows = numbered_lines(file)
-    except UserError as error:
-        record.error = str(error)
+    rows = lines.texts[file]
+    if isinstance(rows, UserError):
+        record.error = str(rows)
         return
     for number, line in rows:
-        if line.startswith("#"):
-            continue
         read = _read_line(line, f"{file}, line {number}", lines, numbers)
         if isinstance(read, str):
             record.dropped.append(read)

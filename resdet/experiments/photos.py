@@ -21,7 +21,7 @@ from resdet.evaluation.report import class_table
 from resdet.experiments.check_data import check_data, summarize
 from resdet.experiments.evaluate import evaluate
 from resdet.experiments.new_recipe import Proposal, choose_splits, propose_recipe
-from resdet.experiments.runs import run_folder
+from resdet.experiments.runs import check_start, run_folder
 from resdet.experiments.split import make_splits
 from resdet.experiments.train import train
 from resdet.io import write_text
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 def plan(photos: Path, run: Path, device: str = "auto", pretrained: bool | None = None) -> Plan:
     """Look at photographs, say what is found, split them if they are not split, and propose a recipe.
 
-    Nothing is written, but that an archive is unpacked beside itself.
+    Nothing is written, but that an archive is unpacked beside itself. The main process does it for all.
 
     Args:
         photos: a folder, or a zip or tar archive
@@ -51,6 +51,10 @@ def plan(photos: Path, run: Path, device: str = "auto", pretrained: bool | None 
 
     Raises UserError if there are no annotated photographs, or too few.
     """
+    return runtimes.from_main(lambda: _look(photos, run, device, pretrained))
+
+
+def _look(photos: Path, run: Path, device: str, pretrained: bool | None) -> Plan:
     if not photos.exists():
         raise UserError(f"Photographs not found: {photos}; pass a folder, or a zip or tar archive.")
     root = only_folder(photos if photos.is_dir() else unpack(photos))
@@ -100,6 +104,7 @@ def train_photos(config: DetConfig, made: Plan | None, resume: bool = False) -> 
     """
     folder = run_folder(config)
     if made:
+        check_start(config, runtimes.start(config.device, config.solver.precision), resume)
         runtimes.from_main(lambda: write_plan(made, config))
         report = runtimes.from_main(lambda: summarize(check_data(config)))
         logger.info(report)
@@ -121,13 +126,8 @@ def train_photos(config: DetConfig, made: Plan | None, resume: bool = False) -> 
 
 
 def write_plan(made: Plan, config: DetConfig) -> None:
-    """Write the recipe, and the splits if these are new. Raises UserError if there is a run already."""
+    """Write the recipe, and the splits if these are new."""
     folder = run_folder(config)
-    if (folder / "state.pt").exists() or (folder / "model.safetensors").exists():
-        raise UserError(
-            f"{folder} already holds a training run: continue it with --resume {folder}, choose another --name, "
-            "or delete it."
-        )
     folder.mkdir(parents=True, exist_ok=True)
     if made.splits:
         write_split_file(folder / SPLITS, made.splits)
