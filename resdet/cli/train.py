@@ -63,12 +63,13 @@ class Arguments(DetArguments, TrainArguments[DetConfig]):
 
 def main(arguments: Arguments) -> None:
     """Plan, check, train and evaluate."""
+    from resdet.engine.runtime import is_main
     from resdet.experiments.photos import train_photos
 
     resume = arguments.resume is not None
     made = None if resume else arguments.plan()
     if not arguments.dry_run:
         train_photos(arguments.config, made, resume)
-    elif made:
+    elif made and is_main():
         print(made.proposal.source(arguments.config))
         print("Nothing was written (--dry-run).")
