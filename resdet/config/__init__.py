@@ -25,10 +25,11 @@ from resdet.config.detection import (
     RPNConfig,
     TestConfig,
 )
-from resdet.config.detectron2 import detectron2_c4
+from resdet.config.detectron2 import detectron2_c4, detectron2_dc5, detectron2_fpn
 from resdet.config.files import from_dict, load_config, override, to_dict, with_settings
 from resdet.config.recipes import find_recipe, recipe_names
 from resdet.config.solver import Precision, SolverConfig
+from resdet.config.torchvision import torchvision_fpn
 
 __all__ = [
     "COCO_CLASSES",
@@ -53,11 +54,14 @@ __all__ = [
     "check_config",
     "cifar10",
     "detectron2_c4",
+    "detectron2_dc5",
+    "detectron2_fpn",
     "find_recipe",
     "from_dict",
     "load_config",
     "override",
     "recipe_names",
     "to_dict",
+    "torchvision_fpn",
     "with_settings",
 ]

@@ -13,6 +13,7 @@ from resdet.config.detection import DetConfig
 from resdet.config.ranges import AtLeast, Range
 from resdet.errors import UserError
 
+LEVELS = 5  # of a feature pyramid
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)  # of a classifier's ImageNet network
 
 
@@ -100,6 +101,33 @@ def _of_detector(config: DetConfig) -> Iterator[str]:
             f"model.pool_size {model.pool_size} leaves conv5_x one cell of a region, too little for "
             "model.norm sync_batch: set --model.pool-size 4."
         )
+
+
+    yield from _of_features(config)
+
+
+def _of_features(config: DetConfig) -> Iterator[str]:
+    """What goes with the feature maps that are shared."""
+    model = config.model
+    if model.groups > 1 and model.depth < 50:
+        yield f"model.groups is {model.groups}: a ResNet of {model.depth} layers has no bottlenecks to group."
+    if model.features == "c4":
+        return
+    if model.backbone not in ("resnet", "plain"):
+        yield f"model.features {model.features} needs the backbone resnet or plain, not {model.backbone}."
+    if model.box_head == "conv5":
+        yield f"model.features {model.features} has conv5_x in the backbone: set --model.box-head conv_fc."
+    if model.features == "dc5":
+        return
+    if model.pooling in ("pyramid", "warp"):
+        yield f"model.pooling {model.pooling} cannot choose a level of a feature pyramid: set --model.pooling align."
+    if len(model.anchor_scales) % LEVELS:
+        yield (
+            f"model.anchor_scales has {len(model.anchor_scales)} sizes, which {LEVELS} levels cannot share: name "
+            f"{LEVELS}, such as 32 64 128 256 512, or a multiple."
+        )
+    if model.maxout or config.test.scales:
+        yield "A feature pyramid has its own scales: leave model.maxout and test.scales empty."
 
 
 def _of_classifier(config: ClsConfig) -> Iterator[str]:

@@ -100,23 +100,44 @@ class ModelConfig:
     """Name of the timm network, if the backbone is timm."""
     depth: Depth = 101
     """Number of layers of the ResNet (He et al. 2015, Table 1)."""
-    style: Literal["torchvision", "msra"] = "torchvision"
-    """Source of the backbone's weights, which determines channel order, pixel mean and the position of the
-    stride."""
-    norm: Literal["frozen", "group", "sync_batch"] = "frozen"
-    """Normalization layers: frozen batch norm for fine-tuning (He et al. 2015, appendix A); group norm or
-    synchronized batch norm for training from scratch."""
+    style: Literal["torchvision", "msra", "caffe2"] = "torchvision"
+    """Source of the backbone's weights, which determines channel order, pixel mean and deviation, and the position
+    of the stride: torchvision, MSRA's ResNets, or Caffe2's ResNeXts."""
+    features: Literal["c4", "dc5", "fpn"] = "c4"
+    """Feature maps that the RPN and the RoI heads share: that of conv4_x (c4: He et al. 2015, appendix A), that of
+    conv5_x with dilation in place of its stride (dc5: detectron2), or a feature pyramid (fpn: Lin et al. 2017)."""
+    fpn_channels: Channels = 256
+    """Channels of each level of the feature pyramid (Lin et al. 2017, §3)."""
+    groups: Annotated[int, Range(1, 64)] = 1
+    """Number of groups of the 3×3 convolutions of a ResNet of 50 layers or more (ResNeXt: Xie et al. 2017; 32
+    there)."""
+    width_per_group: Annotated[int, Range(1, 1024)] = 64
+    """Channels of each group in conv2_x; doubled in every later stage (ResNeXt 32×8d has 8)."""
+    norm: Literal["frozen", "group", "batch", "sync_batch"] = "frozen"
+    """Normalization layers of the backbone: frozen batch norm for fine-tuning (He et al. 2015, appendix A); group
+    norm, batch norm or, over the images of all processes, synchronized batch norm for training from scratch."""
+    head_norm: Literal["none", "group", "batch", "sync_batch"] = "none"
+    """Normalization layers of the feature pyramid's own convolutions and of those of a conv_fc box head."""
+    norm_eps: Annotated[float, Range(0, 0.1)] = 1e-5
+    """What batch norm adds to the variance; torchvision's fasterrcnn_resnet50_fpn was trained with 0."""
     freeze: tuple[str, ...] = ("conv1", "conv2_x")
     """Stages of the backbone that are not trained."""
     anchor_scales: NonEmpty[Annotated[float, Range(1, 10_000)]] = (128, 256, 512)
-    """Anchor sizes (square roots of their areas) in pixels of the resized image (Faster R-CNN §3.3)."""
+    """Anchor sizes (square roots of their areas) in pixels of the resized image (Faster R-CNN §3.3); of a feature
+    pyramid, each of its five levels has an equal share of them in ascending order (Lin et al. 2017, §4.1: 32 64 128
+    256 512)."""
     anchor_ratios: NonEmpty[Annotated[float, Range(0.01, 100)]] = (0.5, 1, 2)
     """Anchor aspect ratios, height over width (Faster R-CNN §3.3)."""
     anchor_center: Literal["cell", "corner"] = "cell"
     """Position of anchors in their cell of the feature map: the center, or the upper left corner as in detectron2,
     which is the center of what the cell sees."""
+    anchor_rounding: bool = False
+    """Whether to round anchors as torchvision does: their corners to whole pixels, and the distance from one to the
+    next, which is the padded image's size divided by the feature map's."""
     rpn_channels: Channels = 512
-    """Output channels of the RPN's 3×3 convolution (Faster R-CNN §3.1)."""
+    """Output channels of the RPN's 3×3 convolutions (Faster R-CNN §3.1)."""
+    rpn_depth: Annotated[int, Range(1, 16)] = 1
+    """Number of 3×3 convolutions of the RPN; torchvision's fasterrcnn_resnet50_fpn_v2 has 2."""
     pooling: Literal["pool", "align", "align_v2", "pyramid", "warp"] = "pool"
     """How regions are pooled: RoI max pooling (Fast R-CNN §2.1), RoI align (Mask R-CNN §3) as in torchvision or as
     in detectron2 (align_v2), spatial pyramid pooling (SPPnet §2.2), or cropped from the image and warped
@@ -126,6 +147,9 @@ class ModelConfig:
     warped."""
     pyramid: NonEmpty[Cells] = (6, 3, 2, 1)
     """Bins per side of each level of the spatial pyramid (SPPnet §4)."""
+    sampling_ratio: Annotated[int, Range(0, 64)] = 0
+    """Samples per side of each bin of RoI align; 0 takes one for each cell that the bin spans, as detectron2 does,
+    torchvision's detectors take 2."""
     maxout: tuple[Annotated[float, Range(0.01, 1)], ...] = ()
     """Image scales, as fractions of the image's size, for maxout over scales: each region is pooled at the two
     adjacent scales that suit it, and the larger feature is kept (networks on conv feature maps, §3.3: 0.4 0.48 0.57
@@ -161,7 +185,7 @@ class RPNConfig:
     cross_boundary: bool = False
     """Whether to train on anchors that cross the image boundary; the paper leaves them out (§3.3)."""
     pre_nms_topk: Count = 12000
-    """Number of top-scoring proposals kept before non-maximum suppression in training."""
+    """Number of top-scoring proposals of each feature map kept before non-maximum suppression in training."""
     post_nms_topk: Count = 2000
     """Number of top-scoring proposals kept after non-maximum suppression in training (§3.3); also limits given
     proposals."""
@@ -205,7 +229,7 @@ class TestConfig:
     """From scores to detections."""
 
     pre_nms_topk: Count = 6000
-    """Number of top-scoring proposals kept before non-maximum suppression."""
+    """Number of top-scoring proposals of each feature map kept before non-maximum suppression."""
     post_nms_topk: Count = 300
     """Number of top-scoring proposals kept after non-maximum suppression (He et al. 2015, appendix A); also limits
     given proposals."""

@@ -1,8 +1,9 @@
-"""detectron2's C4 recipe, for the recipe files and for detectors that are converted from it."""
+"""detectron2's recipes, for the recipe files and for detectors that are converted from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from resdet.config.classes import COCO_CLASSES, VOC_CLASSES
@@ -30,21 +31,21 @@ DATA: dict[tuple[str, ...], dict[str, Any]] = {
 }
 
 
+def data_of(classes: Sequence[str], short_sides: tuple[int, ...]) -> DataConfig:
+    """The data set that has these classes, in images of 800 pixels at test time."""
+    classes = tuple(classes)
+    where = DATA.get(classes, {"root": "", "train": "", "val": ""})
+    return DataConfig(**where, classes=classes, short_sides=short_sides, test_short_side=800, max_side=1333)
+
+
 def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetConfig:
     """faster_rcnn_R_{50,101}_C4 of detectron2: its defaults, Base-RCNN-C4.yaml, and for VOC's classes VOC's recipe.
 
     Other classes than VOC's get the image sizes and the schedule (1x) of COCO.
     """
-    classes = tuple(classes)
-    voc = classes == VOC_CLASSES
+    voc = tuple(classes) == VOC_CLASSES
     return DetConfig(
-        data=DataConfig(
-            **DATA.get(classes, {"root": "", "train": "", "val": ""}),
-            classes=classes,
-            short_sides=tuple(range(480 if voc else 640, 801, 32)),
-            test_short_side=800,
-            max_side=1333,
-        ),
+        data=data_of(classes, tuple(range(480 if voc else 640, 801, 32))),
         model=ModelConfig(
             depth=depth,
             style="msra",
@@ -75,4 +76,35 @@ def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetCo
             max_detections=100,
             metric="map07" if voc else "ap",
         ),
+    )
+
+
+# The box head of DC5 and FPN.
+TWO_LAYERS: dict[str, Any] = {"box_head": "conv_fc", "fc_dims": (1024, 1024), "dropout": 0.0, "pool_size": 7}
+
+
+def detectron2_dc5(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetConfig:
+    """faster_rcnn_R_{50,101}_DC5 of detectron2 (Base-RCNN-DilatedC5.yaml); classes as of `detectron2_c4`."""
+    config = detectron2_c4(depth, classes)
+    return replace(
+        config, model=replace(config.model, features="dc5", rpn_channels=2048, conv5_stride=1, **TWO_LAYERS)
+    )
+
+
+def detectron2_fpn(depth: Literal[50, 101, 152], classes: Sequence[str], resnext: bool = False) -> DetConfig:
+    """faster_rcnn_R_{50,101}_FPN of detectron2 (Base-RCNN-FPN.yaml).
+
+    Args:
+        depth, classes: as of `detectron2_c4`
+        resnext: faster_rcnn_X_101_32x8d_FPN, on a ResNeXt that Caffe2 trained
+    """
+    config = detectron2_c4(depth, classes)
+    aggregated: dict[str, Any] = {"groups": 32, "width_per_group": 8, "style": "caffe2"} if resnext else {}
+    return replace(
+        config,
+        model=replace(
+            config.model, features="fpn", rpn_channels=256, conv5_stride=1, **TWO_LAYERS, **aggregated
+        ),
+        rpn=replace(config.rpn, pre_nms_topk=2000, post_nms_topk=1000),
+        test=replace(config.test, pre_nms_topk=1000),
     )

@@ -21,8 +21,10 @@ def _names(text: str) -> frozenset[str]:
 FIXED = _names(
     """
     name runs init_weights train_only data.classes data.size model.proposals model.backbone model.timm
-    model.depth model.style model.norm model.freeze model.anchor_scales model.anchor_ratios
-    model.anchor_center model.rpn_channels model.pooling model.pool_size model.pyramid model.maxout
+    model.depth model.style model.features model.fpn_channels model.groups model.width_per_group model.norm
+    model.head_norm model.norm_eps model.freeze model.anchor_scales model.anchor_ratios model.anchor_center
+    model.anchor_rounding model.rpn_channels model.rpn_depth model.pooling model.pool_size model.pyramid
+    model.sampling_ratio model.maxout
     model.box_head model.conv_dims model.fc_dims model.conv5_stride model.context model.family
     model.bottleneck model.shortcut model.joining model.order model.pixel_mean roi.box_stds solver.optimizer
     solver.decay_all

@@ -27,7 +27,7 @@ def fused_conv2d(
         joined: a shortcut is added
     """
     outputs, inputs, kernel, _ = weight.shape
-    simple = like.stride == (1, 1)
+    simple = like.stride == like.dilation == (1, 1) and like.groups == 1
     kind = FusedConv2d
     if _packs(runtime):
         # oneDNN's matrix products are faster than its 1×1 convolutions, but cannot add in place.
@@ -54,6 +54,7 @@ class FusedConv2d(nn.Module):
     def __init__(self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.stride, self.padding = list(like.stride), [side for side in like.padding if isinstance(side, int)]
+        self.dilation, self.groups = list(like.dilation), like.groups
         self.dtype, self.bias = weight.dtype, bias
         self.weight = self.pack(weight)
 
@@ -63,7 +64,9 @@ class FusedConv2d(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """(N, C, H, W), and (N, K, ⌈H/stride⌉, ⌈W/stride⌉) to add, which is lost → ReLU(conv(x) + bias + added)"""
-        y = F.conv2d(x.to(self.dtype), self.weight, self.bias, self.stride, self.padding)
+        y = F.conv2d(
+            x.to(self.dtype), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
         y = y if added is None else y.add_(added)
         return y.relu_() if relu else y
 
@@ -73,12 +76,14 @@ class PackedConv2d(FusedConv2d):
 
     def pack(self, weight: Tensor) -> Tensor:
         """As in FusedConv2d."""
-        return torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, self.stride)
+        return torch.ops.mkldnn._reorder_convolution_weight(
+            weight, self.padding, self.stride, self.dilation, self.groups
+        )
 
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """As in FusedConv2d."""
         x = x.to(self.dtype)
-        where = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
+        where = (self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
         if added is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *where, "relu" if relu else "none", [], "")
         after = "relu" if relu else None

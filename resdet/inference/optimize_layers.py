@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d
-from resdet.models.backbones.resnet import ResNetBackbone, Stem
+from resdet.models.backbones.fpn import FPN, DilatedC5
+from resdet.models.backbones.resnet import ResNetBackbone
 from resdet.models.backbones.timm import TimmBackbone
 from resdet.models.backbones.vgg import VGG16Backbone, ZFBackbone
-from resdet.models.layers.blocks import Bottleneck, Projection, Unit
-from resdet.models.layers.norm import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d, fold, folds
+from resdet.models.layers.blocks import Bottleneck, Unit
+from resdet.models.layers.conv_norm import ConvNorm
+from resdet.models.layers.norm import BatchNorm2d, FrozenBatchNorm2d, GroupNorm, fold, folds
 from resdet.models.rpn import RPN, RPNHead
 
 
@@ -32,7 +34,9 @@ def optimize(module: Any, runtime: Runtime) -> Any:
 
 
 @optimize.register(nn.Sequential)
+@optimize.register(nn.ModuleList)
 @optimize.register(RPN)
+@optimize.register(DilatedC5)
 def _children(module: nn.Module, runtime: Runtime) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, optimize(child, runtime))
@@ -40,7 +44,7 @@ def _children(module: nn.Module, runtime: Runtime) -> nn.Module:
 
 
 @optimize.register(FrozenBatchNorm2d)
-@optimize.register(SyncBatchNorm2d)
+@optimize.register(BatchNorm2d)
 @optimize.register(GroupNorm)
 def _as_it_is(module: nn.Module, runtime: Runtime) -> nn.Module:
     return module
@@ -53,16 +57,29 @@ def _backbone(module: ResNetBackbone, runtime: Runtime) -> nn.Module:
 
 
 @optimize.register
+def _fpn(module: FPN, runtime: Runtime) -> nn.Module:
+    module.bottom_up = _children(module.bottom_up, runtime)  # all of whose stages are read
+    *lower, top = module.laterals
+    module.laterals = nn.ModuleList([*(_conv_norm(own, runtime, joined=True) for own in lower), optimize(top, runtime)])
+    module.conv5_x, module.outputs = optimize(module.conv5_x, runtime), optimize(module.outputs, runtime)
+    return module
+
+
+@optimize.register
 def _timm(module: TimmBackbone, runtime: Runtime) -> nn.Module:
     wrapped: Any = Autocast(module, runtime)
     wrapped.strides, wrapped.channels = module.strides, module.channels
     return wrapped
 
 
+@optimize.register
+def _rpn_head(module: RPNHead, runtime: Runtime) -> nn.Module:
+    _convolutions(module.convs, runtime)
+    return _convolutions(module, runtime)
+
+
 @optimize.register(VGG16Backbone)
 @optimize.register(ZFBackbone)
-@optimize.register(RPNHead)
-@optimize.register(nn.ModuleList)
 def _convolutions(module: nn.Module, runtime: Runtime) -> nn.Module:
     for name, conv in list(module.named_children()):
         if isinstance(conv, nn.Conv2d):
@@ -70,10 +87,26 @@ def _convolutions(module: nn.Module, runtime: Runtime) -> nn.Module:
     return module
 
 
-@optimize.register(Stem)
-@optimize.register(Projection)
-def _convolution_and_norm(module: Any, runtime: Runtime) -> nn.Module:
-    _fuse_pair(module, "conv", "norm", runtime)
+class FusedConvNorm(nn.Module):
+    """`ConvNorm` in one step."""
+
+    def __init__(self, conv: nn.Module, relu: bool) -> None:
+        super().__init__()
+        self.conv, self.relu = conv, relu
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """As in ConvNorm; what is added is lost."""
+        return self.conv(x, added, relu=self.relu)
+
+
+@optimize.register
+def _conv_norm(module: ConvNorm, runtime: Runtime, joined: bool = False) -> nn.Module:
+    conv, norm = module.conv, module.norm
+    if norm is None or folds(norm):
+        weight, bias = (conv.weight, conv.bias) if norm is None else fold(conv, norm)
+        return FusedConvNorm(fused_conv2d(conv, weight, bias, runtime, joined), module.relu)
+    module.conv = fused_conv2d(conv, conv.weight, None, runtime)
+    norm.to(runtime.dtype)
     return module
 
 

@@ -25,38 +25,63 @@ def base_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
     return torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
 
 
-def grid_anchors(base: Tensor, height: int, width: int, stride: float, offset: float = 0.5) -> Tensor:
+def grid_anchors(
+    base: Tensor, height: int, width: int, stride: float | tuple[float, float], offset: float = 0.5
+) -> Tensor:
     """(A, 4) → (K, 4): the base anchors at each cell, in the order row, column, anchor.
 
     Cell (i, j) covers pixels [16j, 16j + 16) × [16i, 16i + 16) at stride 16; anchors sit at its centre
-    (16j + 8, 16i + 8), or at another place that `offset` names as a share of the stride.
+    (16j + 8, 16i + 8), or at another place that `offset` names as a share of the stride. Two strides are those from
+    row to row and from column to column.
     """
-    y = (torch.arange(height, device=base.device) + offset) * stride
-    x = (torch.arange(width, device=base.device) + offset) * stride
+    down, across = stride if isinstance(stride, tuple) else (stride, stride)
+    y = (torch.arange(height, device=base.device) + offset) * down
+    x = (torch.arange(width, device=base.device) + offset) * across
     y, x = torch.meshgrid(y, x, indexing="ij")  # (h, w)
     centers = torch.stack([x, y, x, y], dim=-1)  # (h, w, 4)
     return (centers[:, :, None, :] + base).reshape(-1, 4)  # (h, w, A, 4) → (K, 4)
 
 
 class AnchorGenerator(nn.Module):
-    """The anchors of a feature map.
+    """The anchors of feature maps.
 
     Args:
-        scales: square roots of the anchors' areas, in pixels
+        scales: square roots of the anchors' areas, in pixels; each of several levels has an equal share of them, in
+            this order
         ratios: height over width
         center: where in its cell an anchor sits, one of `ANCHOR_OFFSETS`
+        levels: feature maps that have anchors
+        rounded: as in torchvision: corners at whole pixels, and strides too, which are the sizes of the largest map
+            in pixels divided by those of each map, rounded downwards
     """
 
-    base: Tensor
+    bases: Tensor
 
-    def __init__(self, scales: Sequence[float], ratios: Sequence[float], center: str = "cell") -> None:
+    def __init__(
+        self,
+        scales: Sequence[float],
+        ratios: Sequence[float],
+        center: str = "cell",
+        levels: int = 1,
+        rounded: bool = False,
+    ) -> None:
         super().__init__()
-        self.offset = ANCHOR_OFFSETS[center]
-        self.register_buffer("base", base_anchors(scales, ratios), persistent=False)
+        self.offset, self.levels, self.rounded = ANCHOR_OFFSETS[center], levels, rounded
+        share = len(scales) // levels
+        bases = torch.stack([base_anchors(scales[n * share : (n + 1) * share], ratios) for n in range(levels)])
+        self.register_buffer("bases", bases.round() if rounded else bases, persistent=False)
 
     def __len__(self) -> int:
-        return len(self.base)
+        """Anchors at a cell."""
+        return self.bases.shape[1]
 
-    def forward(self, height: int, width: int, stride: float) -> Tensor:
-        """(K, 4) anchors of a map of (height, width) cells, `stride` pixels from cell to cell."""
-        return grid_anchors(self.base, height, width, stride, self.offset)
+    def forward(self, shapes: Sequence[tuple[int, int]], strides: Sequence[float]) -> list[Tensor]:
+        """(K, 4) anchors of each map of (height, width) cells, `strides` pixels from cell to cell."""
+        steps: list[tuple[float, float]] = [(stride, stride) for stride in strides]
+        if self.rounded:
+            height, width = (int(cells * strides[0]) for cells in shapes[0])
+            steps = [(height // h, width // w) for h, w in shapes]
+        return [
+            grid_anchors(base, *shape, step, self.offset)
+            for base, shape, step in zip(self.bases, shapes, steps, strict=True)
+        ]

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet.models.layers.blocks import Bottleneck, Projection
+from resdet.models.layers.conv_norm import ConvNorm
+from resdet.models.layers.norm import Norm
 from resdet.models.poolers import RoIPooler
 from resdet.types import FeatureMaps
 
@@ -89,6 +91,7 @@ class ConvFCHead(nn.Module):
         conv_dims: outputs of the 3×3 convolutions
         fc_dims: outputs of the fully connected layers
         dropout: probability after each of these
+        norm: makes the normalisations of the convolutions, which have a bias without
         after_vgg16: the feature maps are VGG-16's
     """
 
@@ -100,6 +103,7 @@ class ConvFCHead(nn.Module):
         conv_dims: Sequence[int],
         fc_dims: Sequence[int],
         dropout: float,
+        norm: Norm | None = None,
         after_vgg16: bool = False,
     ) -> None:
         super().__init__()
@@ -107,16 +111,17 @@ class ConvFCHead(nn.Module):
         self.are_vgg16s = after_vgg16 and not conv_dims and tuple(fc_dims) == (4096, 4096) and bins == 49
         self.convs, self.fcs = nn.ModuleList(), nn.ModuleList()
         for width in conv_dims:
-            self.convs.append(nn.Conv2d(inputs, width, 3, padding=1))
+            self.convs.append(ConvNorm(inputs, width, 3, norm=norm, relu=True))
             inputs = width
         inputs *= bins
         for width in fc_dims:
             self.fcs.append(nn.Linear(inputs, width))
             inputs = width
         self.channels = inputs
-        for layer in (*self.convs, *self.fcs):
+        for layer in (*(block.conv for block in self.convs), *self.fcs):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def classifier_parts(self) -> dict[str, nn.Module]:
         """VGG-16's fc6 and fc7, if these are the same layers."""
@@ -126,7 +131,7 @@ class ConvFCHead(nn.Module):
         """Feature maps, (R, 4), (R,) → (R, channels)"""
         x = pooler(features, rois, image_index)
         for conv in self.convs:
-            x = F.relu(conv(x), inplace=True)
+            x = conv(x)
         x = x.flatten(1).float()
         for fc in self.fcs:
             x = F.dropout(F.relu(fc(x), inplace=True), self.dropout, self.training)

@@ -10,13 +10,14 @@ from resdet.config import DetConfig, ModelConfig
 from resdet.errors import UserError
 from resdet.models.anchors import AnchorGenerator
 from resdet.models.backbones import Backbone, Pixels
+from resdet.models.backbones.fpn import FPN, DilatedC5
 from resdet.models.backbones.resnet import ResNet
 from resdet.models.backbones.timm import timm_parts
 from resdet.models.backbones.vgg import VGG16Backbone, ZFBackbone
 from resdet.models.box_coder import BoxCoder
 from resdet.models.box_heads import Conv5Head, ConvFCHead, WarpedHead
 from resdet.models.faster_rcnn import FasterRCNN
-from resdet.models.layers.norm import NORMS, freeze
+from resdet.models.layers.norm import Norm, freeze, norm_of
 from resdet.models.layers.pixel_norm import STYLES, PixelNorm, PixelStyle
 from resdet.models.poolers import RoIPooler
 from resdet.models.roi_heads import BoxPredictor, RoIHeads
@@ -30,22 +31,39 @@ RESNETS: dict[str, dict[str, Any]] = {
 }
 
 
+# conv5_x, where it is part of the backbone.
+CONV5: dict[str, dict[str, Any]] = {
+    "dc5": {"conv5_stride": 1, "conv5_dilation": 2},
+    "fpn": {"conv5_stride": 2},
+}
+
+
 def build_detector(config: DetConfig, num_classes: int) -> FasterRCNN:
     """The network that a config describes, with fresh weights. Raises UserError for settings that contradict."""
     model = config.model
     refuse_contradictions(model)
     network = build_network(model)
-    freeze(network.backbone, model.freeze)
+    freeze(network.backbone.classifier_parts()["backbone"], model.freeze)
     backbone = Pixels() if model.pooling == "warp" else network.backbone
-    pooler = RoIPooler(model.pooling, model.pool_size, model.pyramid)
+    # The last level of a pyramid is for the RPN alone.
+    levels = len(backbone.strides)
+    pooler = RoIPooler(
+        model.pooling,
+        model.pool_size,
+        model.pyramid,
+        sampling_ratio=model.sampling_ratio,
+        levels=levels - 1,
+    )
     box_head = build_box_head(model, network, pooler)
-    anchors = AnchorGenerator(model.anchor_scales, model.anchor_ratios, model.anchor_center)
+    anchors = AnchorGenerator(
+        model.anchor_scales, model.anchor_ratios, model.anchor_center, levels, model.anchor_rounding
+    )
     detector = FasterRCNN(
         PixelNorm(network.style),
         backbone,
         RPN(
             anchors,
-            RPNHead(backbone.channels, model.rpn_channels, len(anchors)),
+            RPNHead(backbone.channels, model.rpn_channels, len(anchors), model.rpn_depth),
             config.rpn,
             config.test,
         )
@@ -75,9 +93,9 @@ class Network(NamedTuple):
     """A network that was made to classify, in two parts."""
 
     backbone: Backbone
-    """up to the map of stride 16"""
+    """up to the map of stride 16, or of a ResNet all of it"""
     rest: nn.Sequential | None
-    """what follows, without the classifier; VGG-16 and ZF have nothing there but that"""
+    """what follows, without the classifier; where there is nothing but that, None"""
     channels: int
     """that `rest` gives"""
     style: PixelStyle
@@ -92,12 +110,22 @@ def build_network(model: ModelConfig) -> Network:
         return Network({"vgg16": VGG16Backbone, "zf": ZFBackbone}[model.backbone](), None, 0, style)
     resnet = ResNet(
         model.depth,
-        norm=NORMS[model.norm],
+        norm=norm_of(model.norm, model.norm_eps),
         stride_in_1x1=style.stride_in_1x1,
-        conv5_stride=model.conv5_stride,
+        groups=model.groups,
+        width_per_group=model.width_per_group,
+        **CONV5.get(model.features, {"conv5_stride": model.conv5_stride}),
         **RESNETS[model.backbone],
     )
-    return Network(resnet.backbone, resnet.conv5_x, resnet.channels, style)
+    if model.features == "c4":
+        return Network(resnet.backbone, resnet.conv5_x, resnet.channels, style)
+    whole = DilatedC5(resnet) if model.features == "dc5" else FPN(resnet, model.fpn_channels, head_norm(model))
+    return Network(whole, None, 0, style)
+
+
+def head_norm(model: ModelConfig) -> Norm | None:
+    """What makes the normalisations of the feature pyramid and of the box head."""
+    return None if model.head_norm == "none" else norm_of(model.head_norm, model.norm_eps)
 
 
 def build_box_head(model: ModelConfig, network: Network, pooler: RoIPooler) -> Conv5Head | ConvFCHead:
@@ -109,6 +137,7 @@ def build_box_head(model: ModelConfig, network: Network, pooler: RoIPooler) -> C
             conv_dims=model.conv_dims,
             fc_dims=model.fc_dims,
             dropout=model.dropout,
+            norm=head_norm(model),
             after_vgg16=isinstance(network.backbone, VGG16Backbone),
         )
     if not network.rest:

@@ -150,4 +150,4 @@ class FasterRCNN(nn.Module):
 
     def classifier_parts(self) -> dict[str, nn.Module]:
         """Which part of a classifier fills which module of the detector."""
-        return {"backbone": self.backbone, **self.roi_heads.box_head.classifier_parts()}
+        return self.backbone.classifier_parts() | self.roi_heads.box_head.classifier_parts()

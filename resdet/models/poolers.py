@@ -1,4 +1,4 @@
-"""From regions to maps of one size: RoI pooling, RoI align, spatial pyramids, warped images; from one level or two.
+"""From regions to maps of one size: RoI pooling, RoI align, spatial pyramids, warped images; from the level that suits.
 
 Shapes: N images, C channels, (h, w) a feature map, R regions, S bins along each side.
 """
@@ -23,7 +23,8 @@ class RoIPooler(nn.Module):
     """Pools each region from the level that suits it.
 
     One map: that is the level. Maps of several image scales: the two adjacent scales at which the region is nearest
-    to 224², and the larger feature of both (He et al. 2015, appendix B; networks on conv feature maps, §3.3).
+    to 224², and the larger feature of both (He et al. 2015, appendix B; networks on conv feature maps, §3.3). A
+    feature pyramid: the level of the region's size (`pyramid_level`).
 
     RoI align comes in two versions. A convolution of stride 2 with symmetric padding centers its output i on its
     input 2i, so that cell i of a map of stride 16 sees the surroundings of pixel 16i: "align" reads the map like
@@ -35,6 +36,8 @@ class RoIPooler(nn.Module):
             (`warp`)
         size: S, bins along each side; of warped images pixels
         pyramid: bins along each side of a pyramid's grids
+        sampling_ratio: of RoI align, samples along each side of a bin; 0 takes one for each cell that it spans
+        levels: of a feature pyramid, those from which regions are pooled; 0 where there is none
     """
 
     def __init__(
@@ -42,9 +45,13 @@ class RoIPooler(nn.Module):
         kind: Literal["pool", "align", "align_v2", "pyramid", "warp"],
         size: int,
         pyramid: Sequence[int] = (),
+        *,
+        sampling_ratio: int = 0,
+        levels: int = 0,
     ) -> None:
         super().__init__()
         self.kind, self.size, self.pyramid = kind, size, tuple(pyramid)
+        self.sampling_ratio, self.levels = sampling_ratio, levels
 
     @property
     def bins(self) -> int:
@@ -67,6 +74,8 @@ class RoIPooler(nn.Module):
         Returns:
             (R, C, ⌈S/bin_stride⌉, ⌈S/bin_stride⌉), channels-last; of a pyramid (R, C, bins)
         """
+        if self.levels:
+            return self._pool_levels(features, rois, image_index, bin_stride)
         if len(features.maps) == 1:
             return self._pool(features.maps[0], rois, image_index, 1 / features.strides[0], bin_stride)
         scales = [features.strides[-1] / stride for stride in features.strides]
@@ -81,6 +90,23 @@ class RoIPooler(nn.Module):
         assert pooled is not None
         return pooled.contiguous(memory_format=torch.channels_last) if pooled.dim() == 4 else pooled
 
+    def _pool_levels(
+        self, features: FeatureMaps, rois: Tensor, image_index: Tensor, bin_stride: int
+    ) -> Tensor:
+        """Each region from one level of the feature pyramid."""
+        maps, scales = features.maps[: self.levels], [1 / stride for stride in features.strides[: self.levels]]
+        level = pyramid_level(rois, self.levels)
+        if self.kind in ALIGNED:
+            how = (self.size, scales, self.sampling_ratio, ALIGNED[self.kind], bin_stride)
+            return ops.roi_align_levels(maps, rois, image_index, level, *how)
+        pooled = maps[0].new_empty(0)
+        for n, (map_, scale) in enumerate(zip(maps, scales, strict=True)):
+            own = (level == n).nonzero()[:, 0]
+            values = self._pool(map_, rois[own], image_index[own], scale, bin_stride)
+            pooled = values.new_empty((len(rois), *values.shape[1:])) if n == 0 else pooled
+            pooled = pooled.index_copy(0, own, values)
+        return pooled.contiguous(memory_format=torch.channels_last)
+
     def _pool(self, map_: Tensor, rois: Tensor, image_index: Tensor, scale: float, bin_stride: int) -> Tensor:
         if self.kind == "pyramid":
             return pyramid_pool(map_, rois, image_index, levels=self.pyramid, scale=scale)
@@ -88,7 +114,9 @@ class RoIPooler(nn.Module):
             return warp(map_, rois, image_index, size=self.size)
         if self.kind in ALIGNED:
             aligned = ALIGNED[self.kind]
-            return ops.roi_align(map_, rois, image_index, self.size, scale, aligned=aligned, stride=bin_stride)
+            return ops.roi_align(
+                map_, rois, image_index, self.size, scale, self.sampling_ratio, aligned, stride=bin_stride
+            )
         return ops.roi_pool(map_, rois, image_index, self.size, scale, bin_stride)
 
 
@@ -101,6 +129,17 @@ def lower_scale(rois: Tensor, scales: Sequence[float]) -> Tensor:
     sides = (rois[:, 2:] - rois[:, :2]).clamp(min=1e-3).prod(1).sqrt()  # (R,)
     distance = (sides[:, None] * rois.new_tensor(scales) / CANONICAL).log().abs()  # (R, scales)
     return (distance[:, :-1] + distance[:, 1:]).argmin(1)
+
+
+@full_precision
+def pyramid_level(rois: Tensor, levels: int) -> Tensor:
+    """(R, 4) → (R,) int64: the level of a feature pyramid that a region is pooled from; 0 is P2.
+
+    ⌊4 + log₂(√(wh) / 224)⌋ (Lin et al. 2017, eq. 1), and the nearest there is. What is added, as in torchvision,
+    keeps rounding from moving regions of exactly 112, 224 or 448 pixels.
+    """
+    sides = (rois[:, 2:] - rois[:, :2]).prod(1).sqrt()  # (R,)
+    return (2 + (sides / CANONICAL).log2() + 1e-6).floor().clamp(0, levels - 1).long()
 
 
 def pyramid_pool(

@@ -1,6 +1,6 @@
 """The region proposal network (Faster R-CNN §3.1) and its proposals.
 
-Shapes: N images, (h, w) the feature map, A anchors at a cell, K = h·w·A, P proposals of an image.
+Shapes: N images, (h, w) a feature map, A anchors at a cell, K = h·w·A, P proposals of an image.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resdet import boxes, ops
 from resdet.config import RPNConfig, TestConfig
 from resdet.models.anchors import AnchorGenerator
+from resdet.models.layers.conv import Conv2d
 from resdet.models.losses import rpn_loss
 from resdet.models.targets import label_anchors
 from resdet.precision import full_precision
@@ -21,33 +22,43 @@ from resdet.types import FeatureMaps, Target
 
 
 class RPNHead(nn.Module):
-    """A 3×3 convolution with ReLU and two sibling 1×1 convolutions: objectness and box."""
+    """3×3 convolutions with ReLU, of which the paper has one, and two sibling 1×1 convolutions: objectness and box.
 
-    def __init__(self, channels: int, hidden: int, num_anchors: int) -> None:
+    Args:
+        channels: of the feature maps
+        hidden: of what the 3×3 convolutions give
+        num_anchors: at a cell
+        depth: of the 3×3 convolutions
+    """
+
+    def __init__(self, channels: int, hidden: int, num_anchors: int, depth: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, hidden, 3, padding=1)
+        inputs = (channels, *[hidden] * (depth - 1))
+        self.convs = nn.ModuleList(Conv2d(wide, hidden, 3, bias=True) for wide in inputs)
         self.objectness_logits = nn.Conv2d(hidden, num_anchors, 1)
         self.anchor_deltas = nn.Conv2d(hidden, num_anchors * 4, 1)
-        for layer in (self.conv, self.objectness_logits, self.anchor_deltas):
+        for layer in (*self.convs, self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(N, channels, h, w) → objectness logits (N, K) and deltas (N, K, 4), float32, ordered as the anchors"""
-        hidden = self.conv(features).relu_()
+        hidden = features
+        for conv in self.convs:
+            hidden = conv(hidden).relu_()
         logits = self.objectness_logits(hidden).permute(0, 2, 3, 1)  # (N, h, w, A)
         deltas = self.anchor_deltas(hidden).permute(0, 2, 3, 1)  # (N, h, w, 4A)
         return logits.flatten(1).float(), deltas.reshape(len(features), -1, 4).float()
 
 
 class ScoredAnchors(NamedTuple):
-    """What the RPN says of the anchors of N images."""
+    """What the RPN says of the anchors of N images, level by level."""
 
-    logits: Tensor
+    logits: list[Tensor]
     """(N, K) objectness"""
-    deltas: Tensor
+    deltas: list[Tensor]
     """(N, K, 4)"""
-    anchors: Tensor
+    anchors: list[Tensor]
     """(K, 4) pixels"""
 
 
@@ -69,11 +80,12 @@ class RPN(nn.Module):
         self.settings, self.test = settings, test
 
     def forward(self, features: FeatureMaps) -> ScoredAnchors:
-        """Score the anchors of the last map, which is that of the largest images."""
-        map_, stride = features.maps[-1], features.strides[-1]
-        anchors = self.anchor_generator(map_.shape[2], map_.shape[3], stride)
-        logits, deltas = self.head(map_)
-        return ScoredAnchors(logits, deltas, anchors)
+        """Score the anchors of all levels; of several image scales, on the maps of the largest images."""
+        levels = self.anchor_generator.levels
+        maps, strides = features.maps[-levels:], features.strides[-levels:]
+        anchors = self.anchor_generator([(map_.shape[2], map_.shape[3]) for map_ in maps], strides)
+        logits, deltas = zip(*(self.head(map_) for map_ in maps), strict=True)
+        return ScoredAnchors(list(logits), list(deltas), anchors)
 
     def losses(self, scored: ScoredAnchors, sizes: Tensor, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
         """Objectness and box loss of a mini-batch of each image's anchors (Faster R-CNN §3.1.2).
@@ -84,9 +96,10 @@ class RPN(nn.Module):
             targets: one for each image
         """
         own = self.settings
+        anchors = torch.cat(scored.anchors)
         sampled = [
             label_anchors(
-                scored.anchors,
+                anchors,
                 target,
                 height,
                 width,
@@ -99,8 +112,8 @@ class RPN(nn.Module):
             for target, (height, width) in zip(targets, sizes.tolist(), strict=True)
         ]
         return rpn_loss(
-            scored.logits,
-            scored.deltas,
+            torch.cat(scored.logits, 1),
+            torch.cat(scored.deltas, 1),
             sampled,
             batch=own.batch_size_per_image,
             beta=own.beta,
@@ -120,9 +133,7 @@ class RPN(nn.Module):
         """
         limits = self.settings if training else self.test
         return propose(
-            scored.logits.detach(),
-            scored.deltas.detach(),
-            scored.anchors,
+            *scored,
             sizes,
             pre_nms_topk=limits.pre_nms_topk,
             post_nms_topk=limits.post_nms_topk if post_nms_topk is None else post_nms_topk,
@@ -134,9 +145,9 @@ class RPN(nn.Module):
 @torch.no_grad()
 @full_precision
 def propose(
-    logits: Tensor,
-    deltas: Tensor,
-    anchors: Tensor,
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
     sizes: Tensor,
     *,
     pre_nms_topk: int,
@@ -144,27 +155,36 @@ def propose(
     nms_iou: float,
     min_size: float,
 ) -> list[Tensor]:
-    """The best boxes of each image, best first (Faster R-CNN §3.1.3 and §3.3).
+    """The best boxes of each image, best first (Faster R-CNN §3.1.3 and §3.3; of a pyramid, Lin et al. 2017, §4.1).
 
     Args:
-        logits: (N, K)
-        deltas: (N, K, 4)
-        anchors: (K, 4)
+        logits: (N, K) of each level
+        deltas: (N, K, 4) of each level
+        anchors: (K, 4) of each level
         sizes: (N, 2) heights and widths of the images; boxes are clipped to them
-        pre_nms_topk: boxes kept by score before non-maximum suppression
-        post_nms_topk: boxes kept after it
-        nms_iou: overlap above which the worse box goes
+        pre_nms_topk: boxes of each level kept by score before non-maximum suppression
+        post_nms_topk: boxes of an image kept after it
+        nms_iou: overlap above which the worse of two boxes of a level goes
         min_size: boxes with a shorter side (pixels) or without area are dropped
 
     Returns:
         a list of (P, 4) proposals
     """
+    best = [own.topk(min(pre_nms_topk, own.shape[1]), 1) for own in logits]  # each (N, k) twice
+    scores = torch.cat([values for values, _ in best], 1)  # (N, M)
+    moves = torch.cat(
+        [own.take_along_dim(order[:, :, None], 1) for own, (_, order) in zip(deltas, best, strict=True)], 1
+    )
+    places = torch.cat([own[order] for own, (_, order) in zip(anchors, best, strict=True)], 1)  # (N, M, 4)
+    level = torch.cat([order.new_full(order.shape[1:], n) for n, (_, order) in enumerate(best)])  # (M,)
     proposals = []
-    for image_logits, image_deltas, (height, width) in zip(logits, deltas, sizes.tolist(), strict=True):
-        scores, order = image_logits.topk(min(pre_nms_topk, len(image_logits)))
-        candidates = boxes.clip(boxes.decode(image_deltas[order], anchors[order]), height, width)
+    for candidates, own_scores, (height, width) in zip(
+        boxes.decode(moves, places), scores, sizes.tolist(), strict=True
+    ):
+        candidates = boxes.clip(candidates, height, width)
         sides = (candidates[:, 2:] - candidates[:, :2]).amin(1)
         keep = (sides >= min_size) & (sides > 0)
-        candidates, scores = candidates[keep], scores[keep]
-        proposals.append(candidates[ops.nms(candidates, scores, nms_iou, post_nms_topk)])
+        candidates, own_scores = candidates[keep], own_scores[keep]
+        chosen = ops.batched_nms(candidates, own_scores, level[keep], nms_iou, post_nms_topk)
+        proposals.append(candidates[chosen])
     return proposals

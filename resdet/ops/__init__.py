@@ -7,6 +7,8 @@ torchvision's where those could not be built. Regions and boxes always count in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torchvision.ops
 from torch import Tensor
@@ -71,6 +73,34 @@ def roi_align(
         full, _indexed(rois, image_index, full.dtype), size, scale, sampling_ratio, aligned
     )
     return pooled[:, :, ::stride, ::stride].to(features.dtype)
+
+
+def roi_align_levels(
+    maps: Sequence[Tensor],
+    rois: Tensor,
+    image_index: Tensor,
+    level: Tensor,
+    size: int,
+    scales: Sequence[float],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    stride: int = 1,
+) -> Tensor:
+    """`roi_align` of each region from one of several maps, of which each has its scale.
+
+    Args:
+        maps: (N, C, H, W) each
+        level: (R,) int64, the map of each region
+
+    Returns:
+        (R, C, ⌈S/stride⌉, ⌈S/stride⌉), of the type of the maps
+    """
+    pooled = maps[0].new_empty((len(rois), maps[0].shape[1], *[-(-size // stride)] * 2))
+    for n, (map_, scale) in enumerate(zip(maps, scales, strict=True)):
+        own = (level == n).nonzero()[:, 0]
+        values = roi_align(map_, rois[own], image_index[own], size, scale, sampling_ratio, aligned, stride)
+        pooled = pooled.index_copy(0, own, values)
+    return pooled.contiguous(memory_format=torch.channels_last)
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, max_output: int | None = None) -> Tensor:

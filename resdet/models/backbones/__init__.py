@@ -17,6 +17,10 @@ class Backbone(nn.Module):
         """(N, 3, H, W) normalised images → (N, channels, ⌈H/stride⌉, ⌈W/stride⌉) for each level"""
         raise NotImplementedError
 
+    def classifier_parts(self) -> dict[str, nn.Module]:
+        """Which part of a classifier fills which module of this one."""
+        return {"backbone": self}
+
 
 class Pixels(Backbone):
     """The images themselves: the backbone of R-CNN, which cuts its regions out of them."""

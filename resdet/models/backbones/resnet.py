@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resdet.models.backbones import Backbone
 from resdet.models.layers.blocks import BasicBlock, Bottleneck, Unit
-from resdet.models.layers.conv import Conv2d
+from resdet.models.layers.conv_norm import ConvNorm
 from resdet.models.layers.norm import Norm
 
 # Depth → (residual unit, units in conv2_x, conv3_x, conv4_x, conv5_x): 2015, Table 1; 200 layers: 2016, Table 5.
@@ -26,19 +26,6 @@ ARCHITECTURES: dict[int, tuple[type[Unit], tuple[int, int, int, int]]] = {
     152: (Bottleneck, (3, 8, 36, 3)),
     200: (Bottleneck, (3, 24, 36, 3)),
 }
-
-
-class Stem(nn.Module):
-    """The first convolution, normalised and rectified."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm) -> None:
-        super().__init__()
-        self.conv = Conv2d(inputs, outputs, kernel, stride)
-        self.norm = norm(outputs)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, inputs, H, W) → (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)"""
-        return self.norm(self.conv(images), relu=True)
 
 
 class ResNetBackbone(Backbone):
@@ -56,8 +43,9 @@ class ResNetBackbone(Backbone):
         super().__init__()
         block, (units2, units3, units4, _) = ARCHITECTURES[depth]
         wide = block.expansion
-        self.channels = 256 * wide
-        self.conv1 = Stem(3, 64, 7, 2, norm)
+        self.stage_channels = (64 * wide, 128 * wide, 256 * wide)
+        self.channels = self.stage_channels[-1]
+        self.conv1 = ConvNorm(3, 64, 7, 2, norm=norm, relu=True)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.conv2_x = stage(block, 64, 64, units2, 1, first=True, norm=norm, **options)
         self.conv3_x = stage(block, 64 * wide, 128, units3, 2, norm=norm, **options)
@@ -65,8 +53,13 @@ class ResNetBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) normalised images → (N, channels, ⌈H/16⌉, ⌈W/16⌉), the one level"""
-        x = self.pool(self.conv1(images))
-        return [self.conv4_x(self.conv3_x(self.conv2_x(x)))]
+        return [self.stages(images)[-1]]
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) normalised images → what conv2_x, conv3_x and conv4_x give, of strides 4, 8 and 16"""
+        c2 = self.conv2_x(self.pool(self.conv1(images)))
+        c3 = self.conv3_x(c2)
+        return [c2, c3, self.conv4_x(c3)]
 
 
 class ResNet(nn.Module):
@@ -77,21 +70,28 @@ class ResNet(nn.Module):
         num_classes: outputs of the last layer
         norm: makes the normalisation layers
         conv5_stride: 2 as in Table 1; 1 keeps the size of what enters conv5_x (2015, appendix A)
+        conv5_dilation: of conv5_x; 2 makes up for a stride of 1 (detectron2's DC5)
         options: of the units, as `Unit` takes them: shortcut="none" makes the plain network,
             order="full_preactivation" that of 2016
     """
 
     def __init__(
-        self, depth: int, *, num_classes: int = 1000, norm: Norm, conv5_stride: int = 2, **options: Any
+        self,
+        depth: int,
+        *,
+        num_classes: int = 1000,
+        norm: Norm,
+        conv5_stride: int = 2,
+        conv5_dilation: int = 1,
+        **options: Any,
     ) -> None:
         super().__init__()
         if depth not in ARCHITECTURES:
             raise ValueError(f"No ResNet has {depth} layers: choose one of {', '.join(map(str, ARCHITECTURES))}.")
         block, (_, _, _, units5) = ARCHITECTURES[depth]
         self.backbone = ResNetBackbone(depth, norm=norm, **options)
-        self.conv5_x = stage(
-            block, self.backbone.channels, 512, units5, conv5_stride, last=True, norm=norm, **options
-        )
+        own = {"last": True, "norm": norm, "dilation": conv5_dilation}
+        self.conv5_x = stage(block, self.backbone.channels, 512, units5, conv5_stride, **own, **options)
         self.channels = 512 * block.expansion
         self.fc = nn.Linear(self.channels, num_classes)
         initialise(self)
@@ -134,7 +134,7 @@ class CifarResNet(nn.Module):
             raise ValueError(f"A CIFAR network cannot have {depth} layers: choose {3 * block.depth}n + 2.")
         wide = block.expansion
         self.channels = 64 * wide
-        self.conv1 = Stem(3, 16, 3, 1, norm)
+        self.conv1 = ConvNorm(3, 16, 3, norm=norm, relu=True)
         self.conv2_x = stage(block, 16, 16, units, 1, first=True, norm=norm, **options)
         self.conv3_x = stage(block, 16 * wide, 32, units, 2, norm=norm, **options)
         self.conv4_x = stage(block, 32 * wide, 64, units, 2, last=True, norm=norm, **options)

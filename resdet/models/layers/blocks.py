@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet.models.layers.conv import Conv2d
+from resdet.models.layers.conv_norm import ConvNorm
 from resdet.models.layers.norm import Norm
 
 Order = Literal["original", "norm_after", "relu_before", "relu_preactivation", "full_preactivation"]
@@ -24,17 +25,11 @@ Joining = Literal["add", "scale", "exclusive_gate", "shortcut_gate", "dropout"]
 # Shortcuts
 
 
-class Projection(nn.Module):
+class Projection(ConvNorm):
     """Option B where the shape changes, C everywhere: 1×1 convolution and normalisation (2015, §3.3)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
-        super().__init__()
-        self.conv = Conv2d(inputs, outputs, 1, stride)
-        self.norm = norm(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) → (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)"""
-        return self.norm(self.conv(x))
+        super().__init__(inputs, outputs, 1, stride, norm=norm)
 
 
 class PaddedIdentity(nn.Module):
@@ -206,6 +201,9 @@ class Unit(nn.Module):
         stride_in_1x1: a bottleneck's stride in its first 1×1 (the paper) or in its 3×3 (torchvision's weights)
         activated: with pre-activation: the input is normalised and rectified already, for both paths, as is that
             of a network's first unit (2016, appendix)
+        dilation: of the 3×3 convolutions
+        groups: of channels that a bottleneck's 3×3 convolution takes apart (Xie et al. 2017, Fig. 3c)
+        width_per_group: channels of each of them in conv2_x; 64 with one group is the plain bottleneck
     """
 
     expansion: int
@@ -223,11 +221,16 @@ class Unit(nn.Module):
         joining: Joining = "add",
         stride_in_1x1: bool = False,
         activated: bool = False,
+        dilation: int = 1,
+        groups: int = 1,
+        width_per_group: int = 64,
     ) -> None:
         super().__init__()
         outputs = width * self.expansion
         self.order, self.activated = order, activated
-        for number, conv in enumerate(self.convolutions(inputs, width, stride, stride_in_1x1), 1):
+        inner = width * width_per_group // 64 * groups
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        for number, conv in enumerate(self.convolutions(inputs, inner, outputs, first, second, dilation, groups), 1):
             before = order == "full_preactivation"
             unused = before and activated and number == 1
             self.add_module(f"conv{number}", conv)
@@ -241,8 +244,10 @@ class Unit(nn.Module):
         self.projects = isinstance(self.shortcut, Projection)
 
     @staticmethod
-    def convolutions(inputs: int, width: int, stride: int, stride_in_1x1: bool) -> list[Conv2d]:
-        """Of the residual branch."""
+    def convolutions(
+        inputs: int, width: int, outputs: int, first: int, second: int, dilation: int, groups: int
+    ) -> list[Conv2d]:
+        """Of the residual branch; `first` and `second` are the strides of a bottleneck's first two."""
         raise NotImplementedError
 
     @property
@@ -265,9 +270,15 @@ class BasicBlock(Unit):
     expansion, depth = 1, 2
 
     @staticmethod
-    def convolutions(inputs: int, width: int, stride: int, stride_in_1x1: bool) -> list[Conv2d]:
+    def convolutions(
+        inputs: int, width: int, outputs: int, first: int, second: int, dilation: int, groups: int
+    ) -> list[Conv2d]:
         """3×3, 3×3; there is no 1×1 for the stride to sit in."""
-        return [Conv2d(inputs, width, 3, stride), Conv2d(width, width, 3)]
+        assert groups == 1, "only bottlenecks have groups"
+        return [
+            Conv2d(inputs, width, 3, first * second, dilation=dilation),
+            Conv2d(width, outputs, 3, dilation=dilation),
+        ]
 
 
 class Bottleneck(Unit):
@@ -276,7 +287,12 @@ class Bottleneck(Unit):
     expansion, depth = 4, 3
 
     @staticmethod
-    def convolutions(inputs: int, width: int, stride: int, stride_in_1x1: bool) -> list[Conv2d]:
-        """1×1 to `width`, 3×3, 1×1 to four times `width`."""
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-        return [Conv2d(inputs, width, 1, first), Conv2d(width, width, 3, second), Conv2d(width, 4 * width, 1)]
+    def convolutions(
+        inputs: int, width: int, outputs: int, first: int, second: int, dilation: int, groups: int
+    ) -> list[Conv2d]:
+        """1×1 to `width`, 3×3, 1×1 to `outputs`."""
+        return [
+            Conv2d(inputs, width, 1, first),
+            Conv2d(width, width, 3, second, dilation=dilation, groups=groups),
+            Conv2d(width, outputs, 1),
+        ]

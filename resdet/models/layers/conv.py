@@ -16,26 +16,49 @@ WINOGRAD_CHANNELS = 64
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution without bias that keeps the size at stride 1, and that trains fast on a CPU.
+    """A convolution that keeps the size at stride 1, and that trains fast on a CPU.
 
     Where the processor has a tile unit, bfloat16 training runs our own operator; in float32, wide 3×3 convolutions
     are Winograd's. Elsewhere the gradient of the weights over hundreds of small maps (a detector's pooled regions)
     would take most of a step: there the maps are laid side by side as one wide map, for the same sums.
+
+    Args:
+        inputs, outputs: channels
+        kernel: cells along each side
+        stride: of the convolution
+        dilation: cells from one that the kernel reads to the next
+        groups: of channels that are convolved apart
+        bias: a number is added to each output channel
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        padding = dilation * (kernel // 2)
+        super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) → (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)"""
         trains = self.weight.requires_grad and torch.is_grad_enabled()
-        if x.device.type != "cpu" or not trains or torch.compiler.is_compiling():
+        simple = self.dilation == (1, 1) and self.groups == 1
+        if x.device.type != "cpu" or not (trains and simple) or torch.compiler.is_compiling():
             return super().forward(x)
         if self._tiles():
-            return ops.conv2d(x.bfloat16(), self.weight, self.stride[0])
+            return self._biased(ops.conv2d(x.bfloat16(), self.weight, self.stride[0]))
         if self._winograd(x):
-            return _Winograd.apply(x, self.weight)
+            return self._biased(_Winograd.apply(x, self.weight))
         return self._side_by_side(x) if _small(x) else super().forward(x)
+
+    def _biased(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y.add_(self.bias[:, None, None])
 
     def _tiles(self) -> bool:
         channels = (self.in_channels, self.out_channels)

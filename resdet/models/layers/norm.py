@@ -1,13 +1,14 @@
 """Normalisation layers, and freezing by stage name.
 
 A `Norm` is a function from a channel count to a layer: ``frozen`` batch normalisation (the papers' choice for
-fine-tuning), and ``group`` and ``sync_batch`` for training from scratch. A layer also adds the shortcut and
+fine-tuning), and ``group``, ``batch`` and ``sync_batch`` for training from scratch. A layer also adds the shortcut and
 rectifies where a unit asks for it, ReLU(norm(x) + added): on a CPU that is one pass over memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,13 +48,12 @@ class FrozenBatchNorm2d(nn.Module):
         return _frozen(self, x, added, relu)
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose statistics are those of the joint batch of all processes.
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose statistics are those of each process's own batch."""
 
-    torch's own SyncBatchNorm needs a GPU; this one runs wherever torch.distributed does.
-    """
+    synchronized = False
 
-    def train(self, mode: bool = True) -> SyncBatchNorm2d:
+    def train(self, mode: bool = True) -> BatchNorm2d:
         """Training, if its parameters are trained: in a frozen stage the statistics stay what they are."""
         return super().train(mode and self.weight.requires_grad)
 
@@ -62,9 +62,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         if not self.training and not torch.is_grad_enabled():
             return _frozen(self, x, added, relu)
-        if not (self.training and (_several_processes() or (_fuses(x, added) and x.numel() != x.shape[1]))):
+        joint = self.synchronized and _several_processes()
+        if not (self.training and (joint or (_fuses(x, added) and x.numel() != x.shape[1]))):
             return _finish(super().forward(x), added, relu)
-        y, mean, var, count = _BatchNorm.apply(x, added, self.weight, self.bias, self.running_mean, self.eps, relu)
+        y, mean, var, count = _BatchNorm.apply(
+            x, added, self.weight, self.bias, self.running_mean, self.eps, relu, joint
+        )
         self._update(mean, var, count)
         return y
 
@@ -79,6 +82,15 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.running_mean.lerp_(torch.where(counts, mean, self.running_mean), share)
         unbiased = var * (count / (count - 1))
         self.running_var.lerp_(torch.where(counts, unbiased, self.running_var), share)
+
+
+class SyncBatchNorm2d(BatchNorm2d):
+    """Batch normalisation whose statistics are those of the joint batch of all processes.
+
+    torch's own SyncBatchNorm needs a GPU; this one runs wherever torch.distributed does.
+    """
+
+    synchronized = True
 
 
 class GroupNorm(nn.GroupNorm):
@@ -134,7 +146,7 @@ class _Affine(torch.autograd.Function):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """y = ReLU(γ (x − mean) / √(var + ε) + β + added) over all processes' batches (Ioffe and Szegedy 2015)."""
+    """y = ReLU(γ (x − mean) / √(var + ε) + β + added) (Ioffe and Szegedy 2015); `joint`: over all processes."""
 
     @staticmethod
     def forward(
@@ -146,10 +158,12 @@ class _BatchNorm(torch.autograd.Function):
         pivot: Tensor,
         eps: float,
         relu: bool,
+        joint: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, C, H, W) twice and (C,) thrice → y, and mean, biased variance (C,) and count () over all processes"""
-        count = _over_processes(gamma.new_tensor(x.numel() // x.shape[1]))
-        mean, var = _statistics(x, pivot, count)
+        """(N, C, H, W) twice and (C,) thrice → y, and mean, biased variance (C,) and count () of the statistics"""
+        count = _total(gamma.new_tensor(x.numel() // x.shape[1]), joint)
+        mean, var = _statistics(x, pivot, count, joint)
+        ctx.joint = joint
         deviation = torch.rsqrt(var + eps)
         scale = gamma * deviation
         y = ops.affine(x, added, scale, beta - mean * scale, relu)
@@ -165,24 +179,23 @@ class _BatchNorm(torch.autograd.Function):
         x, count, mean, deviation, scale, *rectified = ctx.saved_tensors
         gradient, output = gradient.to(x.dtype), rectified[0] if rectified else None
         sums = ops.channel_sums(gradient, output, x, mean)  # Σ g, Σ g (x − mean) of this process
-        total, product = _over_processes(sums) / count.clamp(min=1)
+        total, product = _total(sums, ctx.joint) / count.clamp(min=1)
         slope = -scale * deviation.square() * product  # through the variance
         offset = -scale * total - slope * mean  # through the mean
         with_added = ctx.needs_input_grad[1]
         for_x, for_added = ops.affine_gradient(gradient, output, x, scale, slope, offset, with_added)
-        return for_x, for_added if with_added else None, sums[1] * deviation, sums[0], None, None, None
+        return for_x, for_added if with_added else None, sums[1] * deviation, sums[0], None, None, None, None
 
 
-def _statistics(x: Tensor, pivot: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of the `count` values of each channel over all processes.
+def _statistics(x: Tensor, pivot: Tensor, count: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of the `count` values of each channel; `joint`: over all processes.
 
     The sums are taken around `pivot`, a guess of the mean. Where it is so far off that the variance would be a
     small difference of large numbers, they are taken again around the mean just found.
     """
     for _ in range(2):
-        shifted, squared = _over_processes(ops.channel_sums(None, None, x, pivot)) / count.clamp(
-            min=1
-        )  # (C,), (C,)
+        sums = _total(ops.channel_sums(None, None, x, pivot), joint)
+        shifted, squared = sums / count.clamp(min=1)  # (C,), (C,)
         mean, var = pivot + shifted, (squared - shifted.square()).clamp(min=0)
         if not (shifted.square() > FAR * var).any():
             break
@@ -194,9 +207,9 @@ def _several_processes() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _over_processes(x: Tensor) -> Tensor:
-    """The sum over all processes."""
-    if _several_processes():
+def _total(x: Tensor, joint: bool) -> Tensor:
+    """The sum over all processes, if it is to be theirs; else x."""
+    if joint:
         x = x.clone()
         dist.all_reduce(x)
     return x
@@ -205,8 +218,14 @@ def _over_processes(x: Tensor) -> Tensor:
 NORMS: dict[str, Norm] = {
     "frozen": FrozenBatchNorm2d,
     "group": GroupNorm,
+    "batch": BatchNorm2d,
     "sync_batch": SyncBatchNorm2d,
 }
+
+
+def norm_of(name: str, eps: float) -> Norm:
+    """One of `NORMS`; batch normalisations divide by √(variance + `eps`)."""
+    return NORMS[name] if name == "group" else partial(NORMS[name], eps=eps)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ class PixelStyle:
 STYLES: dict[str, PixelStyle] = {
     "torchvision": PixelStyle("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), stride_in_1x1=False),
     "msra": PixelStyle("bgr", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), stride_in_1x1=True),
+    "caffe2": PixelStyle("bgr", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), stride_in_1x1=False),
 }
 
 

@@ -31,6 +31,16 @@ TORCHVISION_BLOCK_NAMES = (
     (r"\.downsample\.1\.", r".shortcut.norm."),
 )
 
+# Our name → torchvision's; every rule is applied in turn.
+OUR_NAMES = (
+    (r"^backbone\.conv1\.conv\.", "conv1."),
+    (r"^backbone\.conv1\.norm\.", "bn1."),
+    (r"^(?:backbone\.)?conv(\d)_x\.", lambda match: f"layer{int(match[1]) - 1}."),
+    (r"\.norm(\d)\.", r".bn\1."),
+    (r"\.shortcut\.conv\.", ".downsample.0."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+)
+
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of torchvision's ResNet to those of `ResNet`.
@@ -51,6 +61,13 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             ours = re.sub(pattern, replacement, ours)
         renamed[ours] = tensor
     return renamed
+
+
+def torchvision_name(name: str) -> str:
+    """torchvision's name of a tensor of `ResNet`: backbone.conv2_x.0.norm1.bias → layer1.0.bn1.bias"""
+    for pattern, replacement in OUR_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def from_torchvision_vgg16(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
