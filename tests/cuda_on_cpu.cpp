@@ -91,12 +91,13 @@ void pool(Regions<float> regions, int64_t images, const float* maps, float* pool
 }  // namespace
 
 // Maps (N, H, W, C), `gradient` of the pooled regions (R, P, P, C) → pooled, cells (for RoI pooling), maps_gradient.
+// With `level` (R,), the maps are those of level 1, and regions of others are left as they are.
 extern "C" void pool_on_cpu(bool align, bool packs, const float* boxes, const int64_t* image, const int64_t* shape,
                             int64_t count, int64_t bins, int64_t stride, float scale, int64_t sampling_ratio,
-                            bool aligned, const float* maps, float* pooled, int32_t* cells, const float* gradient,
-                            float* maps_gradient) {
+                            bool aligned, const int64_t* level, const float* maps, float* pooled, int32_t* cells,
+                            const float* gradient, float* maps_gradient) {
   const Regions<float> regions{boxes,    image, count, shape[1], shape[2], shape[3], bins, stride, (bins + stride - 1) / stride,
-                               scale, sampling_ratio, aligned};
+                               scale, sampling_ratio, aligned, level, 1};
   const auto run = align ? (packs ? &pool<true, 4> : &pool<true, 1>) : (packs ? &pool<false, 4> : &pool<false, 1>);
   run(regions, shape[0], maps, pooled, cells, gradient, maps_gradient);
 }

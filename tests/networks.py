@@ -19,6 +19,32 @@ def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
     model = replace(model, conv5_stride=conv5_stride, rpn_channels=32, anchor_scales=(16, 32, 64))
     test = replace(config.test, pre_nms_topk=200, post_nms_topk=40)
     network = build_detector(replace(config, model=model, test=test), 3)
+    return lively(network)
+
+
+def plain_pyramid(**model) -> FasterRCNN:
+    """A detector on a feature pyramid, or with `features` "dc5", with random weights."""
+    torch.manual_seed(0)
+    config = DetConfig()
+    settings = {
+        "depth": 50,
+        "features": "fpn",
+        "fpn_channels": 64,
+        "anchor_scales": (16, 32, 64, 128, 256),
+        "rpn_channels": 64,
+        "pooling": "align",
+        "pool_size": 4,
+        "box_head": "conv_fc",
+        "fc_dims": (64,),
+        "dropout": 0.0,
+    }
+    test = replace(config.test, pre_nms_topk=100, post_nms_topk=40)
+    network = build_detector(replace(config, model=replace(config.model, **settings | model), test=test), 3)
+    return lively(network)
+
+
+def lively(network: FasterRCNN) -> FasterRCNN:
+    """The same network, whose normalisations do something, and which finds something."""
     for module in network.modules():
         if hasattr(module, "running_var"):
             module.running_mean.normal_(0, 0.1)

@@ -275,7 +275,7 @@ def test_from_dict_fills_in_defaults_and_makes_tuples() -> None:
         ([], ["[]"]),
         ({"data": 5}, ["data is 5", "DataConfig"]),
         ({"data": None}, ["data is None", "DataConfig"]),
-        ({"model": {"norm": True}}, ["model.norm is True", "Literal['frozen', 'group', 'sync_batch']"]),
+        ({"model": {"norm": True}}, ["model.norm is True", "Literal['frozen', 'group', 'batch', 'sync_batch']"]),
         ({"model": {"freeze": 1}}, ["model.freeze is 1", "tuple[str, ...]"]),
         ({"model": {"freeze": ["conv1", 1]}}, ["model.freeze is ('conv1', 1)", "tuple[str, ...]"]),
         ({"roi": {"box_stds": [0.1, 0.1, 0.2]}}, ["roi.box_stds", "tuple[float, float, float, float]"]),
@@ -309,7 +309,7 @@ def test_weights_with_damaged_settings(
     changed: dict[str, str], words: list[str], tmp_path: Path, refuses: Callable[..., object]
 ) -> None:
     path = tmp_path / "model.safetensors"
-    metadata = {"format": "resdet-detector-4", "classes": "[]", "config": "{}", "step": "1"}
+    metadata = {"format": "resdet-detector-5", "classes": "[]", "config": "{}", "step": "1"}
     save_file({"a": torch.zeros(1)}, path, metadata)
     assert load_model(path).config == DetConfig()
     save_file({"a": torch.zeros(1)}, path, metadata | changed)

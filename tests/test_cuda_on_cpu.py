@@ -81,8 +81,27 @@ def test_pooling_equals_the_cpu_s(
     flags = (ctypes.c_bool(align), ctypes.c_bool(packs), pointer(rois), pointer(image), pointer(shape))
     numbers = (*map(ctypes.c_int64, (len(rois), size, stride)), ctypes.c_float(1 / 16), ctypes.c_int64(ratio))
     results = (pointer(maps), pointer(pooled), pointer(cells), pointer(upstream), pointer(gradient))
-    kernels.pool_on_cpu(*flags, *numbers, ctypes.c_bool(aligned), *results)
+    kernels.pool_on_cpu(*flags, *numbers, ctypes.c_bool(aligned), pointer(None), *results)
     torch.testing.assert_close(pooled, expected.detach(), rtol=1e-5, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_regions_of_other_levels_are_passed_over(kernels: ctypes.CDLL) -> None:
+    maps, (rois, image) = torch.randn(2, 8, 10, 8), regions(12)
+    maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+    level = torch.arange(12) % 3
+    own = level == 1
+    expected = ops.roi_align(maps, rois[own], image[own], 7, 1 / 16)
+    pooled = torch.full((12, 8, 7, 7), 5.0).contiguous(memory_format=torch.channels_last)
+    upstream, gradient = torch.randn_like(pooled), torch.empty_like(maps)
+    (expected_gradient,) = torch.autograd.grad(expected, maps, upstream[own])
+    kernels.pool_on_cpu(
+        *(ctypes.c_bool(True), ctypes.c_bool(True), *map(pointer, (rois, image, torch.tensor(maps.shape)))),
+        *(*map(ctypes.c_int64, (12, 7, 1)), ctypes.c_float(1 / 16), ctypes.c_int64(0), ctypes.c_bool(True)),
+        *map(pointer, (level, maps, pooled, None, upstream, gradient)),
+    )
+    torch.testing.assert_close(pooled[own], expected.detach(), rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert (pooled[~own] == 5).all()
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
 
 

@@ -137,6 +137,51 @@ def test_memory_format_does_not_matter(features, op):
     assert torch.equal(pooled(op, last, rois, image_index, 3, SCALE), expected)
 
 
+# ------------------------------------------------------------ several levels
+
+LEVELS = [(12, 14), (6, 7), (3, 4)]
+LEVEL_SCALES = [1 / 8, 1 / 16, 1 / 32]
+
+
+def of_levels(dtype=torch.float32, channels=3):
+    """Maps of three levels, regions, their images and their levels, one of which has no region."""
+    maps = [torch.randn(2, channels, *shape).to(dtype) for shape in LEVELS]
+    corner = torch.rand(9, 2) * 80 - 10
+    rois = torch.cat([corner, corner + torch.rand(9, 2) * 60], 1).to(torch.promote_types(dtype, torch.float32))
+    return maps, rois, torch.arange(9) % 2, torch.tensor([0, 2, 0, 2, 2, 0, 0, 2, 0])
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["own", "torchvision"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("ratio, aligned, stride", [(0, True, 1), (2, False, 1), (0, True, 2)])
+def test_roi_align_of_levels_is_that_of_each_region_s_own(dtype, ratio, aligned, stride, served, monkeypatch):
+    if not served:
+        monkeypatch.setattr(ops, "_served", lambda x: False)
+    maps, rois, index, level = of_levels(dtype)
+    result = ops.roi_align_levels(maps, rois, index, level, 3, LEVEL_SCALES, ratio, aligned, stride)
+    assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    for r, n in enumerate(level.tolist()):
+        one = (rois[r : r + 1], index[r : r + 1], 3, LEVEL_SCALES[n], ratio, aligned, stride)
+        assert torch.equal(result[r : r + 1], ops.roi_align(maps[n], *one))
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["own", "torchvision"])
+def test_gradients_of_levels_equal_numeric_ones(served, monkeypatch):
+    if not served:
+        monkeypatch.setattr(ops, "_served", lambda x: False)
+    maps, rois, index, level = of_levels(torch.float64, 1)
+    maps = [map_.requires_grad_() for map_ in maps]
+    assert torch.autograd.gradcheck(
+        lambda *own: ops.roi_align_levels(own, rois, index, level, 2, LEVEL_SCALES, 2), maps
+    )
+
+
+def test_no_region_of_any_level():
+    maps, *_ = of_levels()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert ops.roi_align_levels(maps, torch.zeros(0, 4), nothing, nothing, 7, LEVEL_SCALES).shape == (0, 3, 7, 7)
+
+
 # ------------------------------------------------------------ non-maximum suppression
 
 
@@ -352,6 +397,20 @@ def test_roi_pooling_s_gradient_refuses_cells_of_another_type_or_map():
 
 
 @compiled
+def test_levels_that_there_are_not_are_refused():
+    maps, rois, index, level = of_levels()
+    for wrong in (level + 1, level - 1):
+        with pytest.raises(RuntimeError, match="of no level"):
+            ops.roi_align_levels(maps, rois, index, wrong, 3, LEVEL_SCALES)
+    with pytest.raises(RuntimeError, match="a scale for each level"):
+        ops.roi_align_levels(maps, rois, index, level, 3, LEVEL_SCALES[:2])
+    with pytest.raises(RuntimeError, match="one int64 level for each region"):
+        ops.roi_align_levels(maps, rois, index, level[:-1], 3, LEVEL_SCALES)
+    with pytest.raises(RuntimeError, match="same images, channels"):
+        ops.roi_align_levels([maps[0], maps[1][:, :2], maps[2]], rois, index, level, 3, LEVEL_SCALES)
+
+
+@compiled
 def test_too_many_samples_are_refused():
     with pytest.raises(RuntimeError, match="at most 1024"):
         ops.roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), torch.tensor([0]), 2, SCALE, 1 << 40)
@@ -401,6 +460,21 @@ def test_pooling_on_the_gpu_equals_the_cpu(op, size, stride, channels, dtype):
         results.append((y.detach().cpu().double(), x.grad.cpu().double()))
     exact = dtype in (torch.float32, torch.float64)
     torch.testing.assert_close(*results, rtol=1e-4 if exact else 2e-2, atol=1e-4 if exact else 5e-2)
+
+
+@gpu_test
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_levels_on_the_gpu_equal_the_cpu(dtype):
+    maps, rois, index, level = of_levels(dtype, 32)
+    results = []
+    for device in ("cpu", "cuda"):
+        own = [map_.to(device, copy=True).requires_grad_() for map_ in maps]
+        y = ops.roi_align_levels(own, rois.to(device), index.to(device), level.to(device), 7, LEVEL_SCALES)
+        y.double().square().sum().backward()
+        results.append([y.detach().cpu().double(), *(map_.grad.cpu().double() for map_ in own)])
+    tolerance = 5e-2 if dtype == torch.bfloat16 else 1e-3
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 @gpu_test

@@ -198,7 +198,8 @@ def test_a_training_of_one_step(every: str, recipe: Path, cli: Callable[..., Any
 
 
 def test_a_detector_at_the_low_ends(recipe: Path, cli: Callable[..., Any]) -> None:
-    low = at_the_ends(DetConfig, "low", "data model rpn roi test", ["model.maxout"])  # which must end with 1
+    kept = ["model.maxout", "model.width_per_group"]  # which must end with 1, and be divided by 32
+    low = at_the_ends(DetConfig, "low", "data model rpn roi test", kept)
     more = ("--roi.background-iou", 0, 0.001, "--solver.steps", 2)
     status, _, err = cli("train-det", recipe, *low, *more)
     assert (status, err) == (0, "")

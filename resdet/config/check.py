@@ -14,6 +14,7 @@ from resdet.config.ranges import AtLeast, Range
 from resdet.errors import UserError
 
 LEVELS = 5  # of a feature pyramid
+GROUPS = 32  # of group normalization
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)  # of a classifier's ImageNet network
 
 
@@ -111,6 +112,12 @@ def _of_features(config: DetConfig) -> Iterator[str]:
     model = config.model
     if model.groups > 1 and model.depth < 50:
         yield f"model.groups is {model.groups}: a ResNet of {model.depth} layers has no bottlenecks to group."
+    normalized = [model.width_per_group * model.groups] * (model.norm == "group")
+    if model.head_norm == "group":
+        normalized += [*model.conv_dims, *[model.fpn_channels] * (model.features == "fpn")]
+    for channels in normalized:
+        if channels % GROUPS:
+            yield f"Group norm makes {GROUPS} groups, which {channels} channels cannot be divided into."
     if model.features == "c4":
         return
     if model.backbone not in ("resnet", "plain"):

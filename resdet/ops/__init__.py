@@ -64,10 +64,8 @@ def roi_align(
         (R, C, ⌈S/stride⌉, ⌈S/stride⌉), of the features' type
     """
     if _served(features):
-        pooled = library.OPS.roi_align(
-            _typed(features), rois, image_index, size, scale, sampling_ratio, aligned, stride
-        )
-        return pooled.to(features.dtype)
+        how = (size, [scale], sampling_ratio, aligned, stride)
+        return library.OPS.roi_align([_typed(features)], rois, image_index, None, *how).to(features.dtype)
     full = _full_precision(features)
     pooled = torchvision.ops.roi_align(
         full, _indexed(rois, image_index, full.dtype), size, scale, sampling_ratio, aligned
@@ -95,6 +93,9 @@ def roi_align_levels(
     Returns:
         (R, C, ⌈S/stride⌉, ⌈S/stride⌉), of the type of the maps
     """
+    if _served(maps[0]):
+        typed, how = [_typed(map_) for map_ in maps], (size, list(scales), sampling_ratio, aligned, stride)
+        return library.OPS.roi_align(typed, rois, image_index, level, *how).to(maps[0].dtype)
     pooled = maps[0].new_empty((len(rois), maps[0].shape[1], *[-(-size // stride)] * 2))
     for n, (map_, scale) in enumerate(zip(maps, scales, strict=True)):
         own = (level == n).nonzero()[:, 0]

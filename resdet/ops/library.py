@@ -6,6 +6,7 @@ The schemas are in csrc/library.cpp.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,21 +66,25 @@ def _empty(like: Tensor, shape: Any, dtype: torch.dtype | None = None) -> Tensor
 
 
 def _roi_align_fake(
-    features: Tensor,
+    maps: Sequence[Tensor],
     rois: Tensor,
     image_index: Tensor,
+    level: Tensor | None,
     size: int,
-    scale: float,
+    scales: Sequence[float],
     sampling_ratio: int,
     aligned: bool,
     stride: int,
 ) -> Tensor:
     side = _pooled(size, stride)
-    return _empty(features, (rois.shape[0], features.shape[1], side, side))
+    return _empty(maps[0], (rois.shape[0], maps[0].shape[1], side, side))
 
 
-def _roi_align_backward_fake(gradient: Tensor, rois: Tensor, image_index: Tensor, shape: Any, *rest: Any) -> Tensor:
-    return _empty(gradient, shape)
+def _roi_align_backward_fake(
+    gradient: Tensor, rois: Tensor, image_index: Tensor, level: Tensor | None, sides: Any, *rest: Any
+) -> list[Tensor]:
+    images, channels, *cells = sides
+    return [_empty(gradient, (images, channels, *cells[n : n + 2])) for n in range(0, len(cells), 2)]
 
 
 def _roi_pool_fake(
@@ -131,14 +136,15 @@ def _nms_fake(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: f
 
 
 def _save_for_align(ctx: Any, inputs: Any, output: Any) -> None:
-    features, rois, image_index, *ctx.rest = inputs
-    ctx.shape = features.shape
-    ctx.save_for_backward(rois, image_index)
+    maps, rois, image_index, level, *ctx.rest = inputs
+    ctx.sides = [*maps[0].shape[:2], *(side for map_ in maps for side in map_.shape[2:])]
+    ctx.save_for_backward(rois, image_index, *[] if level is None else [level])
 
 
-def _align_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    rois, image_index = ctx.saved_tensors
-    return OPS.roi_align_backward(gradient, rois, image_index, ctx.shape, *ctx.rest), *[None] * 7
+def _align_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    rois, image_index, *level = ctx.saved_tensors
+    regions = (rois, image_index, level[0] if level else None)
+    return OPS.roi_align_backward(gradient, *regions, ctx.sides, *ctx.rest), *[None] * 8
 
 
 def _save_for_pool(ctx: Any, inputs: Any, output: Any) -> None:

@@ -90,7 +90,7 @@ def test_a_truncated_model(tmp_path: Path, share: float, refuses: Callable[..., 
         load_model(path)
 
 
-METADATA = {"format": "resdet-detector-4", "classes": "[]", "config": "{}", "step": "1"}
+METADATA = {"format": "resdet-detector-5", "classes": "[]", "config": "{}", "step": "1"}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ METADATA = {"format": "resdet-detector-4", "classes": "[]", "config": "{}", "ste
         (None, ["not written by resdet"]),
         ({"format": "pt"}, ["not written by resdet"]),
         (METADATA | {"format": "resdet-detector-3"}, ["another version of resdet", "resdet-detector-3"]),
-        ({"format": "resdet-detector-4"}, ["cannot be used"]),
+        ({"format": "resdet-detector-5"}, ["cannot be used"]),
         (METADATA | {"classes": "[["}, ["cannot be used"]),
         (METADATA | {"step": "many"}, ["cannot be used"]),
         (METADATA | {"config": json.dumps(to_dict(CONFIG) | {"new": 1})}, ["no setting 'new'", "cannot be used"]),

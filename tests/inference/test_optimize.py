@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import pictures, plain
+from networks import pictures, plain, plain_pyramid
 
 from resdet import ops
 from resdet.engine.runtime import Runtime
@@ -46,9 +46,21 @@ def packed(request, monkeypatch):
         monkeypatch.setattr(convolutions, "_packs", lambda runtime: False)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+PYRAMIDS = [
+    {},
+    {"norm": "batch", "head_norm": "batch", "conv_dims": (32, 32), "rpn_depth": 2, "style": "msra"},
+    {"norm": "group", "head_norm": "group", "pooling": "align_v2", "sampling_ratio": 2},
+    {"depth": 18, "pooling": "pool", "backbone": "plain"},
+    {"groups": 32, "width_per_group": 8, "style": "caffe2"},
+    {"features": "dc5", "style": "msra"},
+    {"features": "dc5", "depth": 34, "norm": "sync_batch"},
+]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *PYRAMIDS], ids=str)
 def test_the_fast_detector_finds_what_the_plain_one_finds(kind, packed):
-    model, (images, sizes) = plain(*kind), pictures()
+    model = plain_pyramid(**kind) if isinstance(kind, dict) else plain(*kind)
+    images, sizes = pictures()
     quick = OptimizedRCNN(model, ALONE)
     with torch.no_grad():
         expected = model(images, sizes)
@@ -60,9 +72,10 @@ def test_the_fast_detector_finds_what_the_plain_one_finds(kind, packed):
         torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, *PYRAMIDS], ids=str)
 def test_bfloat16_is_as_near_as_autocast_is(kind):
-    model, (images, sizes) = plain(*kind), pictures()
+    model = plain_pyramid(**kind) if isinstance(kind, dict) else plain(*kind)
+    images, sizes = pictures()
     corner = torch.rand(2, 15, 2) * 60
     rois = list(torch.cat([corner, corner + torch.rand(2, 15, 2) * 60 + 5], 2))
     quick = OptimizedRCNN(model, replace(ALONE, dtype=torch.bfloat16)).model

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from reference import anchors_literal
+from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
-from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors, grid_anchors
+from resdet.models.anchors import ANCHOR_OFFSETS, AnchorGenerator, base_anchors, grid_anchors
 
 SCALES, RATIOS = (128, 256, 512), (0.5, 1, 2)
 
@@ -53,3 +55,25 @@ def test_the_places_of_an_anchor_in_its_cell():
 def test_a_ratio_is_height_over_width():
     assert base_anchors((32,), (4,)).tolist() == [[-8, -32, 8, 32]]
     assert base_anchors((32, 64), (0.25,)).tolist() == [[-32, -8, 32, 8], [-64, -16, 64, 16]]
+
+
+SHAPES = [(8, 12), (4, 6), (2, 3)]  # of an image of 32 × 48 pixels
+
+
+def test_each_level_has_its_share_of_the_scales():
+    generator = AnchorGenerator((8, 12, 16, 24, 32, 48), RATIOS, "corner", 3)
+    levels = generator(SHAPES, [4, 8, 16])
+    assert len(generator) == 6
+    for scales, shape, stride, anchors in zip(((8, 12), (16, 24), (32, 48)), SHAPES, (4, 8, 16), levels, strict=True):
+        assert torch.equal(anchors, grid_anchors(base_anchors(scales, RATIOS), *shape, stride, 0.0))
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, [(8, 12), (4, 6), (2, 3), (1, 2)]], ids=len)
+def test_rounded_anchors_are_torchvision_s(shapes):
+    """The last map of 1 × 2 cells has 32 pixels from row to row, and 24 from column to column."""
+    scales = tuple(9 * 2**n for n in range(len(shapes)))
+    theirs = TorchvisionAnchorGenerator(tuple((scale,) for scale in scales), (RATIOS,) * len(shapes))
+    images = ImageList(torch.zeros(1, 3, 32, 48), [(32, 48)])
+    (expected,) = theirs(images, [torch.zeros(1, 1, *shape) for shape in shapes])
+    ours = AnchorGenerator(scales, RATIOS, "corner", len(shapes), rounded=True)
+    assert torch.equal(torch.cat(ours(shapes, [4 * 2**n for n in range(len(shapes))])), expected)

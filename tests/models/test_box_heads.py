@@ -74,7 +74,7 @@ def test_layers_are_convolutions_then_fully_connected_ones(random_boxes, convs, 
     map_, rois, image_index = torch.randn(2, 6, 6, 8), random_boxes(5), torch.tensor([0, 1, 1, 0, 1])
     regions = RoIPooler("pool", 3), FeatureMaps([map_], [16]), rois, image_index
     x = ops.roi_pool(map_, rois, image_index, 3, 1 / 16)
-    for conv in head.convs:
+    for conv in (block.conv for block in head.convs):
         x = torch.relu(nn.functional.conv2d(x, conv.weight, conv.bias, padding=1))
     for fc in head.fcs:
         x = torch.relu(x.flatten(1) @ fc.weight.T + fc.bias)

@@ -123,7 +123,7 @@ class Twin(nn.Module):
             resnet.layer4[0].conv1.stride = resnet.layer4[0].downsample[0].stride = (1, 1)
         head = RPNHead(256, len(SCALES) * len(RATIOS))
         ours = model.rpn.head
-        pairs = (head.conv[0][0], ours.conv), (head.cls_logits, ours.objectness_logits)
+        pairs = (head.conv[0][0], ours.convs[0]), (head.cls_logits, ours.objectness_logits)
         for layer, own in (*pairs, (head.bbox_pred, ours.anchor_deltas)):
             layer.load_state_dict(own.state_dict())
         self.rpn = RegionProposalNetwork(
@@ -227,7 +227,7 @@ def test_losses_and_gradients_equal_torchvision(pooling, pool_size, conv5_stride
     pairs = {
         "backbone": (model.backbone.conv1.conv.weight, twin.body[0].weight),
         "conv5_x": (model.roi_heads.box_head.conv5_x[1].conv2.weight, resnet.layer4[1].conv2.weight),
-        "rpn": (model.rpn.head.conv.weight, twin.rpn.head.conv[0][0].weight),
+        "rpn": (model.rpn.head.convs[0].weight, twin.rpn.head.conv[0][0].weight),
         "anchor_deltas": (model.rpn.head.anchor_deltas.weight, twin.rpn.head.bbox_pred.weight),
         "cls_score": (predictor.cls_score.weight.grad.roll(1, 0), twin.heads.box_predictor.cls_score.weight),
         "bbox_pred": (predictor.bbox_pred.weight, twin.heads.box_predictor.bbox_pred.weight.grad[4:]),

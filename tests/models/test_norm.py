@@ -186,7 +186,7 @@ def test_group_norm_has_32_groups_and_no_batch():
 
 
 def test_the_norms_that_a_recipe_may_name():
-    assert set(NORMS) == {"frozen", "group", "sync_batch"}
+    assert set(NORMS) == {"frozen", "group", "batch", "sync_batch"}
     assert all(norm(64)(torch.randn(2, 64, 3, 3)).shape == (2, 64, 3, 3) for norm in NORMS.values())
 
 

@@ -11,11 +11,17 @@ from torchvision.models.detection.rpn import RPNHead as TorchvisionRPNHead
 from resdet import boxes
 from resdet.config import DetConfig, RPNConfig
 from resdet.models.anchors import AnchorGenerator, base_anchors, grid_anchors
-from resdet.models.rpn import RPN, RPNHead, propose
+from resdet.models.rpn import RPN, RPNHead
+from resdet.models.rpn import propose as propose_from_levels
 from resdet.types import FeatureMaps
 
 SIZES = torch.tensor([[96, 128], [80, 112]])
 LIMITS = {"pre_nms_topk": 400, "post_nms_topk": 100, "nms_iou": 0.7, "min_size": 0.0}
+
+
+def propose(logits, deltas, anchors, sizes, **limits):
+    """The proposals from the anchors of one level."""
+    return propose_from_levels([logits], [deltas], [anchors], sizes, **limits)
 
 
 @pytest.fixture
@@ -29,9 +35,10 @@ def predictions(anchors):
 
 
 def test_outputs_equal_torchvision_in_the_order_of_the_anchors():
-    ours, theirs = RPNHead(12, 12, 9), TorchvisionRPNHead(12, 9)
+    ours, theirs = RPNHead(12, 12, 9, depth=2), TorchvisionRPNHead(12, 9, conv_depth=2)
     for layer, twin in (
-        (ours.conv, theirs.conv[0][0]),
+        (ours.convs[0], theirs.conv[0][0]),
+        (ours.convs[1], theirs.conv[1][0]),
         (ours.objectness_logits, theirs.cls_logits),
         (ours.anchor_deltas, theirs.bbox_pred),
     ):
@@ -49,9 +56,9 @@ def test_outputs_equal_torchvision_in_the_order_of_the_anchors():
 def test_an_output_belongs_to_the_anchor_at_its_cell():
     rpn = RPNHead(1, 1, 9)
     with torch.no_grad():
-        for layer in (rpn.conv, rpn.objectness_logits, rpn.anchor_deltas):
+        for layer in (rpn.convs[0], rpn.objectness_logits, rpn.anchor_deltas):
             layer.weight.zero_()
-        rpn.conv.weight[0, 0, 1, 1] = 1  # reads its own cell
+        rpn.convs[0].weight[0, 0, 1, 1] = 1  # reads its own cell
         rpn.objectness_logits.weight[4] = 1  # the square of the middle scale
         rpn.anchor_deltas.weight[4 * 4 + 1] = 1  # and its t_y
     features = torch.zeros(1, 1, 5, 7)
@@ -66,7 +73,7 @@ def test_an_output_belongs_to_the_anchor_at_its_cell():
 def test_a_new_network_proposes_almost_the_anchors():
     """Weights from a normal distribution of deviation 0.01 (Faster R-CNN §3.1.3), biases zero."""
     rpn = RPNHead(64, 64, 9)
-    for layer, count in ((rpn.conv, 64 * 64 * 9), (rpn.objectness_logits, 64 * 9), (rpn.anchor_deltas, 64 * 36)):
+    for layer, count in ((rpn.convs[0], 64 * 64 * 9), (rpn.objectness_logits, 64 * 9), (rpn.anchor_deltas, 64 * 36)):
         assert layer.weight.numel() == count and not layer.bias.any()
         assert abs(layer.weight.mean()) < 5 * 0.01 / count**0.5
         assert layer.weight.std().item() == pytest.approx(0.01, rel=4 / count**0.5)
@@ -75,7 +82,7 @@ def test_a_new_network_proposes_almost_the_anchors():
 def test_nothing_negative_passes_between_the_convolutions():
     rpn = RPNHead(1, 1, 1)
     with torch.no_grad():
-        for layer in (rpn.conv, rpn.objectness_logits, rpn.anchor_deltas):
+        for layer in (rpn.convs[0], rpn.objectness_logits, rpn.anchor_deltas):
             layer.weight.fill_(1)
     logits, deltas = rpn(torch.tensor([[[[-3.0]], [[2.0]]]]).reshape(2, 1, 1, 1))
     assert logits.tolist() == [[0], [2]] and deltas.tolist() == [[[0] * 4], [[2] * 4]]
@@ -109,6 +116,28 @@ def test_proposals_equal_torchvision(anchors, predictions, pre_nms_topk, post_nm
     )
     assert len(proposals) == 2 and min(map(len, proposals)) > 5
     for result, wanted in zip(proposals, expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("pre_nms_topk, post_nms_topk", [(400, 200), (30, 60), (9999, 20)])
+def test_proposals_from_several_levels_equal_torchvision(pre_nms_topk, post_nms_topk):
+    """Top k of each level, suppression within each level, top k of all."""
+    anchors = AnchorGenerator((16, 32, 64), (0.5, 1, 2), "corner", 3)([(12, 16), (6, 8), (3, 4)], [8, 16, 32])
+    counts = [len(own) for own in anchors]
+    logits, deltas = [torch.randn(2, n) for n in counts], [torch.randn(2, n, 4) * 0.3 for n in counts]
+    rpn = RegionProposalNetwork(
+        *(None, None, 0.7, 0.3, 256, 0.5),
+        {"training": 0, "testing": pre_nms_topk},
+        {"training": 0, "testing": post_nms_topk},
+        0.7,
+    ).eval()
+    joint = torch.cat(anchors)
+    decoded = BoxCoder((1, 1, 1, 1)).decode(torch.cat(deltas, 1).reshape(-1, 4), [joint, joint]).reshape(2, -1, 4)
+    expected, _ = rpn.filter_proposals(decoded, torch.cat(logits, 1).reshape(-1, 1), SIZES.tolist(), counts)
+    limits = {"pre_nms_topk": pre_nms_topk, "post_nms_topk": post_nms_topk, "nms_iou": 0.7, "min_size": 1e-3}
+    proposals = propose_from_levels(logits, deltas, anchors, SIZES, **limits)
+    for result, wanted in zip(proposals, expected, strict=True):
+        assert len(wanted) >= 20
         torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-4)
 
 
@@ -179,19 +208,29 @@ def test_proposals_carry_no_gradient(anchors, predictions):
     assert not any(rois.requires_grad for rois in propose(logits, deltas, anchors, SIZES, **LIMITS))
 
 
-def make_rpn():
+def make_rpn(levels=1):
     settings = RPNConfig(pre_nms_topk=300, post_nms_topk=40, nms_iou=0.8, min_size=8)
     test = replace(DetConfig().test, pre_nms_topk=200, post_nms_topk=20)
-    return RPN(AnchorGenerator((16, 32), (0.5, 1, 2)), RPNHead(3, 4, 6), settings, test)
+    return RPN(AnchorGenerator((16, 32), (0.5, 1, 2), levels=levels), RPNHead(3, 4, 6 // levels), settings, test)
 
 
 def test_the_module_scores_the_anchors_of_the_last_map():
     rpn = make_rpn()
     maps, strides = [torch.randn(2, 3, 3, 4), torch.randn(2, 3, 5, 8)], [32, 16]
-    logits, deltas, anchors = rpn(FeatureMaps(maps, strides))
+    (logits,), (deltas,), (anchors,) = rpn(FeatureMaps(maps, strides))
     expected = rpn.head(maps[1])
     assert torch.equal(logits, expected[0]) and torch.equal(deltas, expected[1])
     assert torch.equal(anchors, grid_anchors(base_anchors((16, 32), (0.5, 1, 2)), 5, 8, 16))
+
+
+def test_the_module_scores_the_anchors_of_each_level():
+    rpn = make_rpn(levels=2)
+    maps, strides = [torch.randn(2, 3, 5, 8), torch.randn(2, 3, 3, 4)], [16, 32]
+    logits, deltas, anchors = rpn(FeatureMaps(maps, strides))
+    for n, (map_, stride, scale) in enumerate(zip(maps, strides, (16, 32), strict=True)):
+        expected = rpn.head(map_)
+        assert torch.equal(logits[n], expected[0]) and torch.equal(deltas[n], expected[1])
+        assert torch.equal(anchors[n], grid_anchors(base_anchors((scale,), (0.5, 1, 2)), *map_.shape[2:], stride))
 
 
 def test_the_module_proposes_as_many_as_it_is_set_to():
@@ -202,6 +241,6 @@ def test_the_module_proposes_as_many_as_it_is_set_to():
     cases = (({}, 200, 20), ({"training": True}, 300, 40), ({"post_nms_topk": 7}, 200, 7))
     for arguments, before, after in cases:
         found = rpn.propose(scored, SIZES, **arguments)
-        expected = propose(*scored, SIZES, pre_nms_topk=before, post_nms_topk=after, **settings)
+        expected = propose_from_levels(*scored, SIZES, pre_nms_topk=before, post_nms_topk=after, **settings)
         assert [len(own) for own in found] == [after] * 2
         assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(found, expected, strict=True))

@@ -19,7 +19,7 @@ from resdet.io import write_atomically
 from resdet.models.weights.foreign import TRAINING_STATE, read_content
 
 FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
-    "resdet-detector-4": DetConfig,
+    "resdet-detector-5": DetConfig,
     "resdet-classifier-3": ClsConfig,
 }
 C = TypeVar("C", DetConfig, ClsConfig)

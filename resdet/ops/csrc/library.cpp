@@ -4,11 +4,11 @@
 
 STABLE_TORCH_LIBRARY(resdet, m) {
   m.def(
-      "roi_align(Tensor features, Tensor rois, Tensor image_index, int size, float scale, int sampling_ratio, "
-      "bool aligned, int stride) -> Tensor");
-  m.def(
-      "roi_align_backward(Tensor gradient, Tensor rois, Tensor image_index, int[] shape, int size, float scale, "
+      "roi_align(Tensor[] maps, Tensor rois, Tensor image_index, Tensor? level, int size, float[] scales, "
       "int sampling_ratio, bool aligned, int stride) -> Tensor");
+  m.def(
+      "roi_align_backward(Tensor gradient, Tensor rois, Tensor image_index, Tensor? level, int[] sides, int size, "
+      "float[] scales, int sampling_ratio, bool aligned, int stride) -> Tensor[]");
   m.def(
       "roi_pool(Tensor features, Tensor rois, Tensor image_index, int size, float scale, int stride) "
       "-> (Tensor, Tensor)");

@@ -13,10 +13,16 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+#ifdef __CUDACC__
+#define RESDET_HOST_DEVICE __host__ __device__
+#else
+#define RESDET_HOST_DEVICE
+#endif
+
 constexpr int64_t kMaxBins = 256;      // along a side: R-CNN warps regions to 227 pixels
 constexpr int64_t kMaxSamples = 1024;  // along a side of a bin
 
-// A pooling of R regions from N maps.
+// A pooling of R regions from N maps, which may be one level of several.
 template <typename A>
 struct Regions {
   const A* boxes;          // (R, 4) x1, y1, x2, y2 in pixels of the image
@@ -29,7 +35,14 @@ struct Regions {
   A scale;                 // cells per pixel
   int64_t sampling_ratio;  // of RoI align: samples along each side of a bin; 0: one for each cell it spans
   bool aligned;            // of RoI align: cell centres at half-integers
+  const int64_t* level;    // of RoI align: (R,) the level of each region, or null
+  int64_t own_level;       // these maps'; regions of other levels are passed over
 };
+
+template <typename A>
+RESDET_HOST_DEVICE inline bool is_of_level(const Regions<A>& regions, int64_t r) {
+  return regions.level == nullptr || regions.level[r] == regions.own_level;
+}
 
 // Cells of working memory that RoI align needs for `regions`.
 template <typename A>

@@ -96,6 +96,7 @@ void align_forward(const Regions<A>& regions, const T* maps, T* pooled, A* works
   const int64_t channels = regions.channels, bins = regions.pooled;
   Tables<A> tables;
   for (int64_t r = first; r < last; ++r) {
+    if (!is_of_level(regions, r)) continue;
     T* out = pooled + r * bins * bins * channels;
     const bool any = fill(tables, regions, r, workspace);
     const T* map = maps + regions.image[r] * regions.height * regions.width * channels;
@@ -125,7 +126,7 @@ void align_backward(const Regions<A>& regions, const T* gradient, A* maps_gradie
   const int64_t channels = regions.channels, bins = regions.pooled;
   Tables<A> tables;
   for (int64_t r = 0; r < regions.count; ++r) {
-    if (!fill(tables, regions, r, workspace)) continue;
+    if (!is_of_level(regions, r) || !fill(tables, regions, r, workspace)) continue;
     A* map = maps_gradient + regions.image[r] * regions.height * regions.width * channels;
     for (int64_t py = 0; py < bins; ++py) {
       const A* weights_y = tables.y + py * regions.height;

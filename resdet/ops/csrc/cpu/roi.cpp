@@ -31,6 +31,18 @@ void with_regions(ScalarType type, const Tensor& rois, const Tensor& image_index
   });
 }
 
+// Every region must have a level that there is.
+void check_levels(const std::optional<Tensor>& level, size_t count, const std::vector<double>& scales) {
+  STD_TORCH_CHECK(scales.size() == count && (count == 1 || level.has_value()),
+                  "There must be a scale for each level, and a level for each region.");
+  if (!level.has_value()) return;
+  const Tensor own = torch::stable::contiguous(*level);
+  const auto* levels = static_cast<const int64_t*>(own.data_ptr());
+  for (int64_t r = 0; r < own.numel(); ++r) {
+    STD_TORCH_CHECK(levels[r] >= 0 && levels[r] < static_cast<int64_t>(count), "A region is of no level.");
+  }
+}
+
 // The gradient of maps of `shape`. run(T(), regions, sums, first, last) adds the share of some channels to the sums;
 // every thread takes its own channels, so that sums have one order.
 template <typename F>
@@ -54,31 +66,35 @@ Tensor sum_channels(const Tensor& gradient, const Tensor& rois, const Tensor& im
   return torch::stable::to(sums, gradient.scalar_type());
 }
 
-Tensor roi_align(const Tensor& features, const Tensor& rois, const Tensor& image_index, int64_t size, double scale,
-                 int64_t sampling_ratio, bool aligned, int64_t stride) {
-  const auto shape = shape_of(features);
-  const Pooling pooling{size, scale, stride, sampling_ratio, aligned};
+Tensor roi_align(std::vector<Tensor> maps, const Tensor& rois, const Tensor& image_index, std::optional<Tensor> level,
+                 int64_t size, std::vector<double> scales, int64_t sampling_ratio, bool aligned, int64_t stride) {
+  const auto sides = resdet::sides_of(maps);
+  check_levels(level, maps.size(), scales);
   Tensor out;
-  with_regions(features.scalar_type(), rois, image_index, shape, pooling, [&](auto t, const auto& regions) {
-    using T = decltype(t);
-    using A = decltype(regions.scale);
-    const Tensor maps = channels_last(features);
-    out = new_maps(features, {regions.count, shape[1], regions.pooled, regions.pooled}, features.scalar_type());
-    const auto kernel = RESDET_BEST(align_forward<T, A>);
-    torch::stable::parallel_for(0, regions.count, 1, [&](int64_t first, int64_t last) {
-      std::vector<A> workspace(resdet::align_workspace(regions));
-      kernel(regions, static_cast<const T*>(maps.data_ptr()), static_cast<T*>(out.data_ptr()), workspace.data(), first,
-             last);
+  for (size_t l = 0; l < maps.size(); ++l) {
+    const auto shape = resdet::shape_of_level(sides, l);
+    const Pooling pooling{size, scales[l], stride, sampling_ratio, aligned, level, static_cast<int64_t>(l)};
+    with_regions(maps[l].scalar_type(), rois, image_index, shape, pooling, [&](auto t, const auto& regions) {
+      using T = decltype(t);
+      using A = decltype(regions.scale);
+      const Tensor map = channels_last(maps[l]);
+      if (l == 0) out = new_maps(map, {regions.count, shape[1], regions.pooled, regions.pooled}, map.scalar_type());
+      const auto kernel = RESDET_BEST(align_forward<T, A>);
+      torch::stable::parallel_for(0, regions.count, 1, [&](int64_t first, int64_t last) {
+        std::vector<A> workspace(resdet::align_workspace(regions));
+        kernel(regions, static_cast<const T*>(map.data_ptr()), static_cast<T*>(out.data_ptr()), workspace.data(), first,
+               last);
+      });
     });
-  });
+  }
   return out;
 }
 
-Tensor roi_align_backward(const Tensor& gradient, const Tensor& rois, const Tensor& image_index,
-                          std::vector<int64_t> shape, int64_t size, double scale, int64_t sampling_ratio, bool aligned,
-                          int64_t stride) {
+std::vector<Tensor> roi_align_backward(const Tensor& gradient, const Tensor& rois, const Tensor& image_index,
+                                       std::optional<Tensor> level, std::vector<int64_t> sides, int64_t size,
+                                       std::vector<double> scales, int64_t sampling_ratio, bool aligned,
+                                       int64_t stride) {
   const Tensor from = channels_last(gradient);
-  const Pooling pooling{size, scale, stride, sampling_ratio, aligned};
   const auto add = [&](auto t, const auto& regions, auto* sums, int64_t first, int64_t last) {
     using T = decltype(t);
     using A = decltype(regions.scale);
@@ -86,7 +102,13 @@ Tensor roi_align_backward(const Tensor& gradient, const Tensor& rois, const Tens
     const auto kernel = RESDET_BEST(align_backward<T, A>);
     kernel(regions, static_cast<const T*>(from.data_ptr()), sums, workspace.data(), first, last);
   };
-  return sum_channels(gradient, rois, image_index, shape, pooling, add);
+  check_levels(level, (sides.size() - 2) / 2, scales);
+  std::vector<Tensor> gradients;
+  for (size_t l = 0; l < scales.size(); ++l) {
+    const Pooling pooling{size, scales[l], stride, sampling_ratio, aligned, level, static_cast<int64_t>(l)};
+    gradients.push_back(sum_channels(gradient, rois, image_index, resdet::shape_of_level(sides, l), pooling, add));
+  }
+  return gradients;
 }
 
 std::tuple<Tensor, Tensor> roi_pool(const Tensor& features, const Tensor& rois, const Tensor& image_index,

@@ -67,27 +67,43 @@ void with_pack(const Tensor& maps, const std::optional<Tensor>& cells, const F& 
   }
 }
 
+void check_levels(const std::optional<Tensor>& level, size_t count, const std::vector<double>& scales,
+                  const Launch& launch) {
+  STD_TORCH_CHECK(scales.size() == count && (count == 1 || level.has_value()),
+                  "There must be a scale for each level, and a level for each region.");
+  if (level.has_value()) launch.check(*level, "The levels of the regions");
+}
+
 int threads(int64_t packs) { return static_cast<int>(std::min<int64_t>(kThreads, (packs + 31) / 32 * 32)); }
 
-Tensor roi_align(const Tensor& features, const Tensor& rois, const Tensor& image_index, int64_t size, double scale,
-                 int64_t sampling_ratio, bool aligned, int64_t stride) {
-  const Launch launch(features);
-  const auto shape = shape_of(features);
-  const Pooling pooling{size, scale, stride, sampling_ratio, aligned};
-  const Tensor maps = channels_last(features);
+Tensor roi_align(std::vector<Tensor> maps, const Tensor& rois, const Tensor& image_index, std::optional<Tensor> level,
+                 int64_t size, std::vector<double> scales, int64_t sampling_ratio, bool aligned, int64_t stride) {
+  const auto sides = sides_of(maps);
+  const Launch launch(maps[0]);
+  check_levels(level, maps.size(), scales, launch);
   Tensor pooled;
-  dispatch(features.scalar_type(), [&](auto t, auto a) {
-    using T = decltype(t);
-    const auto work = prepare<true, decltype(a)>(rois, image_index, shape, pooling, launch);
-    const int64_t side = work.regions.pooled, bins = work.regions.count * side * side;
-    pooled = new_maps(features, {work.regions.count, shape[1], side, side}, features.scalar_type());
-    if (pooled.numel() == 0) return;
-    with_pack<T>(maps, std::nullopt, [&](auto count) {
-      align_forward<count.value><<<blocks(bins), threads(shape[1] / count.value), 0, launch.stream()>>>(
-          work.regions, bins, work.tables, static_cast<const T*>(maps.data_ptr()), static_cast<T*>(pooled.data_ptr()));
+  for (size_t l = 0; l < maps.size(); ++l) {
+    launch.check(maps[l], "The levels");
+    const auto shape = shape_of_level(sides, l);
+    const Pooling pooling{size, scales[l], stride, sampling_ratio, aligned, level, static_cast<int64_t>(l)};
+    const Tensor map = channels_last(maps[l]);
+    dispatch(map.scalar_type(), [&](auto t, auto a) {
+      using T = decltype(t);
+      const auto work = prepare<true, decltype(a)>(rois, image_index, shape, pooling, launch);
+      const int64_t side = work.regions.pooled, bins = work.regions.count * side * side;
+      if (l == 0) {
+        pooled = new_maps(map, {work.regions.count, shape[1], side, side}, map.scalar_type());
+        if (level.has_value()) torch::stable::zero_(pooled);  // a region of a level that there is not gives zeros
+      }
+      if (pooled.numel() == 0) return;
+      with_pack<T>(map, std::nullopt, [&](auto count) {
+        align_forward<count.value><<<blocks(bins), threads(shape[1] / count.value), 0, launch.stream()>>>(
+            work.regions, bins, work.tables, static_cast<const T*>(map.data_ptr()),
+            static_cast<T*>(pooled.data_ptr()));
+      });
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
     });
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  });
+  }
   return pooled;
 }
 
@@ -137,11 +153,18 @@ Tensor gradient_of_maps(const Tensor& gradient, const std::optional<Tensor>& cel
   return result;
 }
 
-Tensor roi_align_backward(const Tensor& gradient, const Tensor& rois, const Tensor& image_index,
-                          std::vector<int64_t> shape, int64_t size, double scale, int64_t sampling_ratio, bool aligned,
-                          int64_t stride) {
-  return gradient_of_maps<true>(gradient, std::nullopt, rois, image_index, shape,
-                                {size, scale, stride, sampling_ratio, aligned});
+std::vector<Tensor> roi_align_backward(const Tensor& gradient, const Tensor& rois, const Tensor& image_index,
+                                       std::optional<Tensor> level, std::vector<int64_t> sides, int64_t size,
+                                       std::vector<double> scales, int64_t sampling_ratio, bool aligned,
+                                       int64_t stride) {
+  check_levels(level, (sides.size() - 2) / 2, scales, Launch(gradient));
+  std::vector<Tensor> gradients;
+  for (size_t l = 0; l < scales.size(); ++l) {
+    const Pooling pooling{size, scales[l], stride, sampling_ratio, aligned, level, static_cast<int64_t>(l)};
+    gradients.push_back(
+        gradient_of_maps<true>(gradient, std::nullopt, rois, image_index, shape_of_level(sides, l), pooling));
+  }
+  return gradients;
 }
 
 Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tensor& rois, const Tensor& image_index,

@@ -48,6 +48,7 @@ __global__ void fill_tables(Regions<A> regions, int64_t images, Tables<A> tables
   const A start = axis ? cells.start_x : cells.start_y, size = axis ? cells.size_x : cells.size_y;
   int64_t samples[2] = {0, 0};
   bool any = regions.image[r] >= 0 && regions.image[r] < images;
+  any = any && is_of_level(regions, r);
   any = any && (kAlign ? align_samples(regions, cells, samples[0], samples[1]) : cells.finite);
   int64_t first = length, last = 0, used = 0;
   for (int64_t p = 0; p < regions.pooled; ++p) {
@@ -80,6 +81,7 @@ __global__ void align_forward(Regions<A> regions, int64_t bins, Tables<A> tables
   const int64_t packs = regions.channels / kCount, side = regions.pooled;
   for (int64_t b = blockIdx.x; b < bins; b += gridDim.x) {
     const int64_t r = b / (side * side), y = 2 * r * side + b / side % side, x = (2 * r + 1) * side + b % side;
+    if (!is_of_level(regions, r)) continue;
     const int32_t low_y = tables.low[y], count_y = tables.count[y], low_x = tables.low[x], count_x = tables.count[x];
     const A* weight_y = tables.weights + 2 * r * tables.row + tables.start[y];
     const A* weight_x = tables.weights + (2 * r + 1) * tables.row + tables.start[x];
