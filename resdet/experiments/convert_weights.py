@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from resdet.config import ModelConfig
 from resdet.errors import UserError
 from resdet.io import write_atomically
 from resdet.models.layers.pixel_norm import STYLES
 from resdet.models.weights.detectron2 import (
+    BASES,
     LOGITS,
     detectron2_settings,
     from_detectron2_detector,
@@ -45,14 +47,22 @@ def import_weights(source: Path, output: Path, classes: tuple[str, ...]) -> None
     model, style = config.model, STYLES[config.model.style]
     scales = ", ".join(f"{scale:g}" for scale in model.anchor_scales)
     logger.info(
-        f"{source}: detectron2's Faster R-CNN, ResNet-{model.depth} C4, {len(config.data.classes)} classes."
+        f"{source}: detectron2's Faster R-CNN, {backbone_name(model)}, {len(config.data.classes)} classes."
     )
     logger.info(
         f"Its settings: {style.channels.upper()} minus the mean {', '.join(f'{mean:g}' for mean in style.mean)}; "
-        f"stride in the first 1×1; anchors of {scales} pixels at the cells' corners; RoI align 14×14; "
+        f"stride in the {'first 1×1' if style.stride_in_1x1 else '3×3'}; anchors of {scales} pixels at the cells' "
+        f"corners; RoI align {model.pool_size}×{model.pool_size}; "
         f"{config.test.post_nms_topk} proposals; images of {config.data.test_short_side} pixels."
     )
     logger.info(f"{output} is ready to detect, to evaluate, or to start training from.")
+
+
+def backbone_name(model: ModelConfig) -> str:
+    """As detectron2's model zoo has it, such as ResNet-50 FPN."""
+    grouped = model.groups > 1
+    width = f" {model.groups}×{model.width_per_group}d" if grouped else ""
+    return f"{'ResNeXt' if grouped else 'ResNet'}-{model.depth}{width} {model.features.upper()}"
 
 
 def export_weights(source: Path, output: Path) -> None:
@@ -68,7 +78,8 @@ def export_weights(source: Path, output: Path) -> None:
     file = load_model(source)
     state = to_detectron2_detector(file.weights, file.config.model, str(source))
     write_atomically(output, lambda temporary: _write(temporary, state, pickled=output.suffix == ".pkl"))
-    logger.info(f"Wrote {output}. For it, detectron2 needs configs/Base-RCNN-C4.yaml and these settings:")
+    base = BASES[file.config.model.features]
+    logger.info(f"Wrote {output}. For it, detectron2 needs configs/{base} and these settings:")
     for key, value in detectron2_settings(file.config, file.classes).items():
         logger.info(f'  {key} "{value}"')
 

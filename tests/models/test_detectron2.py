@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision.ops
+from reference_detectron2 import (
+    BOX,
+    PROPOSALS,
+    PYRAMIDS,
+    RPN,
+    backbone,
+    find_objects,
+    find_proposals,
+    random_state,
+    tensors_without_content,
+)
 from torch import Tensor
 
-from resdet.config import COCO_CLASSES, VOC_CLASSES, DetConfig, ModelConfig, detectron2_c4
+from resdet.config import (
+    COCO_CLASSES,
+    VOC_CLASSES,
+    DetConfig,
+    ModelConfig,
+    detectron2_c4,
+    detectron2_dc5,
+    detectron2_fpn,
+)
 from resdet.engine.runtime import start
 from resdet.inference.detector import restore
 from resdet.inference.optimize import OptimizedRCNN
@@ -29,180 +45,31 @@ from resdet.models.weights.detectron2 import (
 )
 from resdet.models.weights.resdet import ModelFile, load_model, save_model
 
-HEIGHT, WIDTH = 64, 96
-PROPOSALS = 20  # so that a test takes seconds; detectron2 has 1000
-RPN, BOX = "proposal_generator.rpn_head", "roi_heads.box_predictor"
-
-
-def layout(depth: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in a model file of detectron2's faster_rcnn_R_{depth}_C4."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def convolution(name: str, outputs: int, inputs: int, kernel: int) -> None:
-        shapes[f"{name}.weight"] = (outputs, inputs, kernel, kernel)
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.norm.{part}"] = (outputs,)
-
-    convolution("backbone.stem.conv1", 64, 3, 7)
-    blocks = {
-        "backbone.res2": 3,
-        "backbone.res3": 4,
-        "backbone.res4": 23 if depth == 101 else 6,
-        "roi_heads.res5": 3,
-    }
-    inputs, width = 64, 64
-    for stage, count in blocks.items():
-        for block in range(count):
-            if block == 0:
-                convolution(f"{stage}.0.shortcut", 4 * width, inputs, 1)
-            convolution(f"{stage}.{block}.conv1", width, inputs, 1)
-            convolution(f"{stage}.{block}.conv2", width, width, 3)
-            convolution(f"{stage}.{block}.conv3", 4 * width, width, 1)
-            inputs = 4 * width
-        width *= 2
-    for name, outputs, kernel in (("conv", 1024, 3), ("objectness_logits", 15, 1), ("anchor_deltas", 60, 1)):
-        shapes[f"{RPN}.{name}.weight"] = (outputs, 1024, kernel, kernel)
-        shapes[f"{RPN}.{name}.bias"] = (outputs,)
-    for name, outputs in (("cls_score", classes + 1), ("bbox_pred", 4 * classes)):
-        shapes[f"{BOX}.{name}.weight"] = (outputs, 2048)
-        shapes[f"{BOX}.{name}.bias"] = (outputs,)
-    return shapes
-
-
-def random_state(depth: int, classes: int) -> dict[str, Tensor]:
-    """Weights with which activations stay near 1, and boxes and scores are of all kinds."""
-    state = {}
-    for name, shape in layout(depth, classes).items():
-        if ".norm." in name:
-            low, high = {
-                "weight": (0.2, 0.4) if ".conv3." in name else (0.8, 1.2),
-                "bias": (-0.2, 0.2),
-                "running_mean": (-0.2, 0.2),
-                "running_var": (0.5, 1.5),
-            }[name.rsplit(".", 1)[1]]
-            state[name] = torch.empty(shape).uniform_(low, high)
-        else:
-            spread = math.sqrt(2 / math.prod(shape[1:])) if name.endswith("weight") else 0.1
-            state[name] = torch.randn(shape) * spread
-    state["backbone.stem.conv1.weight"] /= 60  # pixels are in the hundreds
-    state[f"{RPN}.anchor_deltas.weight"] *= 0.3
-    state[f"{BOX}.cls_score.weight"] *= 0.1
-    state[f"{BOX}.bbox_pred.weight"] *= 0.5
-    return state
-
-
-def tensors_without_content(depth: int, classes: int) -> dict[str, Tensor]:
-    return {name: torch.zeros(1).expand(shape) for name, shape in layout(depth, classes).items()}
-
-
-# detectron2's detector, as its files modeling/… define it
-
-
-def frozen_convolution(state: dict[str, Tensor], name: str, x: Tensor, stride: int = 1) -> Tensor:
-    weight = state[f"{name}.weight"]
-    y = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2)
-    gamma, beta, mean, var = (
-        state[f"{name}.norm.{part}"][:, None, None] for part in ("weight", "bias", "running_mean", "running_var")
-    )
-    return (y - mean) / (var + 1e-5).sqrt() * gamma + beta
-
-
-def stage(state: dict[str, Tensor], name: str, x: Tensor, first_stride: int) -> Tensor:
-    block = 0
-    while f"{name}.{block}.conv1.weight" in state:
-        stride = first_stride if block == 0 else 1
-        y = frozen_convolution(state, f"{name}.{block}.conv1", x, stride).clamp(min=0)
-        y = frozen_convolution(state, f"{name}.{block}.conv2", y).clamp(min=0)
-        y = frozen_convolution(state, f"{name}.{block}.conv3", y)
-        shortcut = frozen_convolution(state, f"{name}.0.shortcut", x, stride) if block == 0 else x
-        x = (y + shortcut).clamp(min=0)
-        block += 1
-    return x
-
-
-def backbone(state: dict[str, Tensor], rgb: Tensor) -> Tensor:
-    """(3, H, W) pixels → (1, 1024, H/16, W/16)"""
-    bgr = rgb.flip(0).float() - torch.tensor([103.53, 116.28, 123.675])[:, None, None]
-    x = frozen_convolution(state, "backbone.stem.conv1", bgr[None], 2).clamp(min=0)
-    x = F.max_pool2d(x, 3, 2, 1)
-    for number, stride in ((2, 1), (3, 2), (4, 2)):
-        x = stage(state, f"backbone.res{number}", x, stride)
-    return x
-
-
-def apply_deltas(box: list[float], deltas: list[float], weights: tuple[int, ...]) -> list[float]:
-    """The box moved and scaled by deltas, and clipped to the image."""
-    dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas, weights, strict=True))
-    width, height = box[2] - box[0], box[3] - box[1]
-    x, y = box[0] + width / 2 + dx * width, box[1] + height / 2 + dy * height
-    limit = math.log(1000 / 16)
-    width, height = width * math.exp(min(dw, limit)), height * math.exp(min(dh, limit))
-    corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-    return [min(max(corner, 0.0), WIDTH if i % 2 == 0 else HEIGHT) for i, corner in enumerate(corners)]
-
-
-def find_proposals(state: dict[str, Tensor], features: Tensor) -> Tensor:
-    """(P, 4), best first: anchors at the cells' corners, ordered row, column, size, ratio."""
-    weights = {name.removeprefix(f"{RPN}."): tensor for name, tensor in state.items() if name.startswith(RPN)}
-    hidden = F.conv2d(features, weights["conv.weight"], weights["conv.bias"], padding=1).clamp(min=0)
-    logits = F.conv2d(hidden, weights["objectness_logits.weight"], weights["objectness_logits.bias"])[0]
-    deltas = F.conv2d(hidden, weights["anchor_deltas.weight"], weights["anchor_deltas.bias"])[0]
-    found = []
-    for row, column in product(range(features.shape[2]), range(features.shape[3])):
-        for index, (size, ratio) in enumerate(product((32, 64, 128, 256, 512), (0.5, 1.0, 2.0))):
-            width = math.sqrt(size * size / ratio)
-            height = ratio * width
-            x, y = column * 16, row * 16
-            anchor = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-            of_anchor = deltas[4 * index : 4 * index + 4, row, column].tolist()
-            box = apply_deltas(anchor, of_anchor, (1, 1, 1, 1))
-            if box[2] > box[0] and box[3] > box[1]:
-                found.append((logits[index, row, column].item(), box))
-    found.sort(key=lambda pair: -pair[0])  # all fit into the 6000 that detectron2 keeps before suppression
-    scores, boxes = torch.tensor([score for score, _ in found]), torch.tensor([box for _, box in found])
-    return boxes[torchvision.ops.nms(boxes, scores, 0.7)][:PROPOSALS]
-
-
-def find_objects(
-    state: dict[str, Tensor], features: Tensor, proposals: Tensor
-) -> list[tuple[float, int, list[float]]]:
-    """(score, class, box), best first."""
-    pooled = torchvision.ops.roi_align(features, [proposals], (14, 14), 1 / 16, sampling_ratio=0, aligned=True)
-    vectors = stage(state, "roi_heads.res5", pooled, 2).mean((2, 3))
-    scores = F.linear(vectors, state[f"{BOX}.cls_score.weight"], state[f"{BOX}.cls_score.bias"]).softmax(1)
-    deltas = F.linear(vectors, state[f"{BOX}.bbox_pred.weight"], state[f"{BOX}.bbox_pred.bias"])
-    found = []
-    for label in range(scores.shape[1] - 1):  # the background is last
-        of_class = [
-            (scores[r, label].item(), label, apply_deltas(box, deltas[r, 4 * label :][:4].tolist(), (10, 10, 5, 5)))
-            for r, box in enumerate(proposals.tolist())
-            if scores[r, label] > 0.05
-        ]
-        if of_class:
-            boxes = torch.tensor([box for _, _, box in of_class])
-            keep = torchvision.ops.nms(boxes, torch.tensor([score for score, _, _ in of_class]), 0.5)
-            found += [of_class[index] for index in keep.tolist()]
-    best = sorted(found, key=lambda one: -one[0])[:100]
-    return [one for one in best if one[2][2] > one[2][0] and one[2][3] > one[2][1]]
+HEIGHT, WIDTH = 64, 90
 
 
 # Files
 
 
+@pytest.fixture(scope="module", params=["C4", "DC5", "FPN", "X"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
+def state(kind: str) -> dict[str, Tensor]:
     """A detector of VOC's classes."""
     torch.manual_seed(5)
-    return random_state(50, 20)
+    return random_state(kind, 101 if kind == "X" else 50, 20)
 
 
 @pytest.fixture(scope="module")
-def folder(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(kind: str, state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Holds theirs.pkl, as detectron2's model zoo has it."""
     folder = tmp_path_factory.mktemp("detectron2")
     extra = {
         "pixel_mean": torch.tensor([103.53, 116.28, 123.675])[:, None, None],
-        "pixel_std": torch.ones(3, 1, 1),
+        "pixel_std": torch.tensor([57.375, 57.12, 58.395] if kind == "X" else [1.0, 1, 1])[:, None, None],
         "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(15, 4),
     }
     arrays = {name: tensor.numpy() for name, tensor in (state | extra).items()}
@@ -212,30 +79,39 @@ def folder(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -
         file.unlink()
 
 
+FACTS = {
+    "C4": ("ResNet-50 C4", "1×1", "32, 64, 128", "RoI align 14×14"),
+    "DC5": ("ResNet-50 DC5", "1×1", "32, 64, 128", "RoI align 7×7"),
+    "FPN": ("ResNet-50 FPN", "1×1", "32, 64, 128", "RoI align 7×7"),
+    "X": ("ResNeXt-101 32×8d FPN", "3×3", "32, 64, 128", "RoI align 7×7"),
+}
+
+
 def test_a_converted_detector_finds_what_detectron2_does(
-    folder: Path, state: dict[str, Tensor], cli: Callable[..., Any]
+    kind: str, folder: Path, state: dict[str, Tensor], cli: Callable[..., Any]
 ) -> None:
     status, out, err = cli("convert-weights", folder / "theirs.pkl", folder / "ours.safetensors")
     assert (status, err) == (0, "")
-    for fact in ("ResNet-50 C4", "20 classes", "BGR", "103.53", "1×1", "32, 64, 128", "corner", "1000 proposals"):
+    for fact in (*FACTS[kind], "20 classes", "BGR", "103.53", "corner", "1000 proposals"):
         assert fact in out
     file = load_model(folder / "ours.safetensors")
     assert file.classes == VOC_CLASSES and file.config.test.post_nms_topk == 1000
     file = replace(file, config=replace(file.config, test=replace(file.config.test, post_nms_topk=PROPOSALS)))
     model = restore(file, "here")
-    image = torch.randint(0, 256, (3, HEIGHT // 8, WIDTH // 8), dtype=torch.uint8)
-    image = F.interpolate(image[None], scale_factor=8)[0]
+    image = torch.randint(0, 256, (3, HEIGHT // 8, WIDTH // 8 + 1), dtype=torch.uint8)
+    image = F.interpolate(image[None], scale_factor=8)[0, :, :, :WIDTH]
     images, sizes = image[None], torch.tensor([[HEIGHT, WIDTH]])
     with torch.no_grad():
-        features = backbone(state, image)
+        levels = backbone(kind, state, image)
         ours = model.features(images, sizes)
-        torch.testing.assert_close(ours.maps, [features], rtol=1e-4, atol=1e-4)
-        proposals = find_proposals(state, features)
+        torch.testing.assert_close(ours.maps, [map_ for _, map_ in levels], rtol=1e-4, atol=1e-3)
+        assert ours.strides == [stride for stride, _ in levels]
+        proposals = find_proposals(kind, state, levels, (HEIGHT, WIDTH))
         (found,) = model.propose(model.score_anchors(ours), sizes)
         assert len(proposals) == PROPOSALS
         torch.testing.assert_close(found, proposals, rtol=1e-4, atol=1e-3)
-        objects = find_objects(state, features, proposals)
-        assert 5 < len(objects) <= 100 and len({label for _, label, _ in objects}) > 3
+        objects = find_objects(kind, state, levels, proposals, (HEIGHT, WIDTH))
+        assert 5 < len(objects) <= 100 and len({label for _, label, _ in objects}) > 2
         for network in (model, OptimizedRCNN(model, start("cpu", "fp32"))):
             (detections,) = network(images, sizes)
             assert len(detections.boxes) == len(objects)
@@ -272,17 +148,42 @@ def test_there_and_back_is_the_same_to_the_bit(
 # Names and facts
 
 
+CONFIGS = {
+    "C4": detectron2_c4,
+    "DC5": detectron2_dc5,
+    "FPN": detectron2_fpn,
+    "X": lambda depth, classes: detectron2_fpn(depth, classes, resnext=True),
+}
+
+
 @pytest.mark.parametrize("depth, classes", [(50, VOC_CLASSES), (101, COCO_CLASSES), (101, ("cat", "dog", "bird"))])
-def test_every_tensor_of_detectron2_has_one_of_ours(depth: int, classes: tuple[str, ...]) -> None:
-    theirs = tensors_without_content(depth, len(classes))
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_tensor_of_detectron2_has_one_of_ours(kind: str, depth: int, classes: tuple[str, ...]) -> None:
+    theirs = tensors_without_content(kind, depth, len(classes))
     named = classes if len(classes) == 3 else ()
     weights, config = from_detectron2_detector(theirs, named, "model.pkl")
-    assert config == detectron2_c4(depth, classes)
+    assert config == CONFIGS[kind](depth, classes)
     assert config.model.depth == depth and config.data.classes == classes
     with torch.device("meta"):
         own = build_detector(config, len(classes)).state_dict()
     assert {name: tensor.shape for name, tensor in own.items()} == {n: t.shape for n, t in weights.items()}
-    assert sorted(detector_name(name) for name in own) == sorted(theirs)
+    assert sorted(detector_name(name, config.model.features) for name in own) == sorted(theirs)
+
+
+def test_the_facts_of_detectron2_s_pyramids() -> None:
+    """Base-RCNN-FPN.yaml, Base-RCNN-DilatedC5.yaml and faster_rcnn_X_101_32x8d_FPN_3x.yaml."""
+    fpn, dc5, x = (CONFIGS[kind](101, COCO_CLASSES) for kind in ("FPN", "DC5", "X"))
+    assert (fpn.rpn.pre_nms_topk, fpn.rpn.post_nms_topk) == (2000, 1000)
+    assert (fpn.test.pre_nms_topk, fpn.test.post_nms_topk) == (1000, 1000)
+    assert (dc5.rpn.pre_nms_topk, dc5.test.pre_nms_topk, dc5.test.post_nms_topk) == (12000, 6000, 1000)
+    common = {"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7, "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0}
+    common |= {"MODEL.ROI_BOX_HEAD.NUM_FC": 2, "MODEL.ROI_BOX_HEAD.FC_DIM": 1024, "MODEL.ROI_BOX_HEAD.NUM_CONV": 0}
+    pyramid = {"MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]], "MODEL.FPN.OUT_CHANNELS": 256}
+    grouped = {"MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 8}
+    grouped |= {"MODEL.RESNETS.STRIDE_IN_1X1": False, "MODEL.PIXEL_STD": [57.375, 57.12, 58.395]}
+    for config, facts in ((fpn, common | pyramid), (dc5, common), (x, common | pyramid | grouped)):
+        settings = detectron2_settings(config, COCO_CLASSES)
+        assert {name: settings[name] for name in facts} == facts
 
 
 def test_the_facts_of_detectron2() -> None:
@@ -338,7 +239,7 @@ def test_the_names_of_coco_s_classes() -> None:
 
 
 def test_missing_extra_and_misshapen_tensors_are_listed(refuses: Callable[..., Any]) -> None:
-    theirs = tensors_without_content(50, 20)
+    theirs = tensors_without_content("C4", 50, 20)
     del theirs["backbone.res3.1.conv2.norm.running_var"]
     theirs["roi_heads.mask_head.deconv.weight"] = torch.zeros(1)
     theirs[f"{RPN}.anchor_deltas.bias"] = torch.zeros(36)
@@ -362,12 +263,12 @@ def test_a_detector_of_another_kind(
     change: dict[str, Tensor], words: tuple[str, ...], refuses: Callable[..., Any]
 ) -> None:
     with refuses("model.pkl", *words):
-        from_detectron2_detector(tensors_without_content(50, 20) | change, (), "model.pkl")
+        from_detectron2_detector(tensors_without_content("C4", 50, 20) | change, (), "model.pkl")
 
 
 def test_classes_of_another_number(refuses: Callable[..., Any]) -> None:
     with refuses("model.pkl", "20 classes", "--classes has 2"):
-        from_detectron2_detector(tensors_without_content(50, 20), ("cat", "dog"), "model.pkl")
+        from_detectron2_detector(tensors_without_content("C4", 50, 20), ("cat", "dog"), "model.pkl")
 
 
 @pytest.mark.parametrize(

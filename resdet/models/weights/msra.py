@@ -98,7 +98,7 @@ def bottleneck_depth(names: Iterable[str]) -> Literal[50, 101, 152]:
     Raises UserError for another count of units.
     """
     depths: dict[int, Literal[50, 101, 152]] = {ARCHITECTURES[d][1][2]: d for d in (50, 101, 152)}
-    found = (re.match(r"(?:backbone\.)?res4\.(\d+)\.", name) for name in names)
+    found = (re.match(r"(?:backbone\.)?(?:bottom_up\.)?res4\.(\d+)\.", name) for name in names)
     units = 1 + max((int(match[1]) for match in found if match), default=-1)
     if units not in depths:
         known = ", ".join(map(str, depths.values()))
