@@ -7,7 +7,4 @@ from dataclasses import replace
 
 from resdet.config import COCO_CLASSES, detectron2_c4
 
-config = replace(
-    detectron2_c4(50, COCO_CLASSES),
-    init_weights="R-50.pkl",
-)
+config = replace(detectron2_c4(50, COCO_CLASSES), init_weights="R-50.pkl")

@@ -7,8 +7,4 @@ from dataclasses import replace
 
 from resdet.config import COCO_CLASSES, detectron2_c4
 
-config = replace(
-    detectron2_c4(50, COCO_CLASSES),
-    init_weights="R-50.pkl",
-    solver=replace(detectron2_c4(50, COCO_CLASSES).solver, steps=270_000, milestones=(210_000, 250_000)),
-)
+config = replace(detectron2_c4(50, COCO_CLASSES, "3x"), init_weights="R-50.pkl")

@@ -31,6 +31,12 @@ DATA: dict[tuple[str, ...], dict[str, Any]] = {
 }
 
 
+Depth = Literal[50, 101, 152]
+Schedule = Literal["1x", "3x"]
+# Steps of 16 images, and those after which the rate falls.
+STEPS = {"1x": (90_000, (60_000, 80_000)), "3x": (270_000, (210_000, 250_000)), "voc": (18_000, (12_000, 16_000))}
+
+
 def data_of(classes: Sequence[str], short_sides: tuple[int, ...]) -> DataConfig:
     """The data set that has these classes, in images of 800 pixels at test time."""
     classes = tuple(classes)
@@ -38,12 +44,16 @@ def data_of(classes: Sequence[str], short_sides: tuple[int, ...]) -> DataConfig:
     return DataConfig(**where, classes=classes, short_sides=short_sides, test_short_side=800, max_side=1333)
 
 
-def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetConfig:
+def detectron2_c4(depth: Depth, classes: Sequence[str], schedule: Schedule = "1x") -> DetConfig:
     """faster_rcnn_R_{50,101}_C4 of detectron2: its defaults, Base-RCNN-C4.yaml, and for VOC's classes VOC's recipe.
 
-    Other classes than VOC's get the image sizes and the schedule (1x) of COCO.
+    Args:
+        depth: of the ResNet
+        classes: their names; other ones than VOC's get the image sizes and the schedule of COCO
+        schedule: of COCO: 12 epochs or 37
     """
     voc = tuple(classes) == VOC_CLASSES
+    steps, milestones = STEPS["voc" if voc else schedule]
     return DetConfig(
         data=data_of(classes, tuple(range(480 if voc else 640, 801, 32))),
         model=ModelConfig(
@@ -62,8 +72,8 @@ def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetCo
         solver=SolverConfig(
             lr=0.02,
             batch_size=16,
-            steps=18_000 if voc else 90_000,
-            milestones=(12_000, 16_000) if voc else (60_000, 80_000),
+            steps=steps,
+            milestones=milestones,
             warmup_steps=100 if voc else 1000,
             warmup_factor=1e-3,
             weight_decay=1e-4,
@@ -83,22 +93,24 @@ def detectron2_c4(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetCo
 TWO_LAYERS: dict[str, Any] = {"box_head": "conv_fc", "fc_dims": (1024, 1024), "dropout": 0.0, "pool_size": 7}
 
 
-def detectron2_dc5(depth: Literal[50, 101, 152], classes: Sequence[str]) -> DetConfig:
-    """faster_rcnn_R_{50,101}_DC5 of detectron2 (Base-RCNN-DilatedC5.yaml); classes as of `detectron2_c4`."""
-    config = detectron2_c4(depth, classes)
+def detectron2_dc5(depth: Depth, classes: Sequence[str], schedule: Schedule = "1x") -> DetConfig:
+    """faster_rcnn_R_{50,101}_DC5 of detectron2 (Base-RCNN-DilatedC5.yaml); arguments as of `detectron2_c4`."""
+    config = detectron2_c4(depth, classes, schedule)
     return replace(
         config, model=replace(config.model, features="dc5", rpn_channels=2048, conv5_stride=1, **TWO_LAYERS)
     )
 
 
-def detectron2_fpn(depth: Literal[50, 101, 152], classes: Sequence[str], resnext: bool = False) -> DetConfig:
+def detectron2_fpn(
+    depth: Depth, classes: Sequence[str], schedule: Schedule = "1x", resnext: bool = False
+) -> DetConfig:
     """faster_rcnn_R_{50,101}_FPN of detectron2 (Base-RCNN-FPN.yaml).
 
     Args:
-        depth, classes: as of `detectron2_c4`
+        depth, classes, schedule: as of `detectron2_c4`
         resnext: faster_rcnn_X_101_32x8d_FPN, on a ResNeXt that Caffe2 trained
     """
-    config = detectron2_c4(depth, classes)
+    config = detectron2_c4(depth, classes, schedule)
     aggregated: dict[str, Any] = {"groups": 32, "width_per_group": 8, "style": "caffe2"} if resnext else {}
     return replace(
         config,
