@@ -2,8 +2,8 @@
 
     python benchmarks/vs_torchvision.py configs/bccd_r18.py --solver.steps 1000
 
-torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 like ours, with the
-recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to conv5. Each batch is given to
+torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 or with a feature pyramid
+like ours, with the recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to conv5. Each batch is given to
 one network, then to the other, through the same optimizer step. For recipes that train from scratch (norm
 "sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json, the curves into a .png beside it.
 """
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -22,11 +23,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from resdet.config import DetConfig, load_config
+from resdet.config import DetConfig, ModelConfig, load_config
 from resdet.data.build import read_annotations, training_batches
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
@@ -49,30 +51,16 @@ class Torchvision(nn.Module):
         model, rpn, roi, test = config.model, config.rpn, config.roi, config.test
         resnet = getattr(torchvision.models, f"resnet{model.depth}")(weights=None)
         first = resnet.layer4[0]
-        for layer in (first.conv1, first.downsample[0]) if model.conv5_stride == 1 else ():
+        of_c4 = model.features == "c4"
+        for layer in (first.conv1, first.downsample[0]) if of_c4 and model.conv5_stride == 1 else ():
             layer.stride = (1, 1)
-        backbone = nn.Sequential(
-            *(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3)
-        )
-        backbone.out_channels = channels = 256 * resnet.layer1[0].expansion
-        anchors = AnchorGenerator((model.anchor_scales,), (model.anchor_ratios,))
-        rpn_head = RPNHead(channels, anchors.num_anchors_per_location()[0])
-        rpn_head.conv[0][0] = nn.Conv2d(channels, model.rpn_channels, 3, padding=1)
-        rpn_head.cls_logits = nn.Conv2d(model.rpn_channels, rpn_head.cls_logits.out_channels, 1)
-        rpn_head.bbox_pred = nn.Conv2d(model.rpn_channels, rpn_head.bbox_pred.out_channels, 1)
-        for layer in rpn_head.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        shared = c4(config, resnet) if of_c4 else fpn(config, resnet)
+        channels = 512 * resnet.layer1[0].expansion if of_c4 else model.fc_dims[-1]
         style = STYLES[model.style]
         self.resnet = [resnet]  # in a list, so that its layers are not registered twice
         self.network = TorchvisionFasterRCNN(
-            backbone,
-            rpn_anchor_generator=anchors,
-            rpn_head=rpn_head,
-            box_roi_pool=MultiScaleRoIAlign(["0"], model.pool_size, 0),
-            box_head=nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            box_predictor=FastRCNNPredictor(512 * resnet.layer1[0].expansion, num_classes + 1),
+            **shared,
+            box_predictor=FastRCNNPredictor(channels, num_classes + 1),
             image_mean=[m / 255 for m in style.mean],
             image_std=[s / 255 for s in style.std],
             rpn_fg_iou_thresh=rpn.foreground_iou,
@@ -115,6 +103,52 @@ class Torchvision(nn.Module):
         losses = self.network(cut, [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets])
         names = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
         return Losses(*(losses[name] for name in names))
+
+
+def c4(config: DetConfig, resnet: nn.Module) -> dict[str, Any]:
+    """The parts of a detector whose backbone ends with conv4."""
+    model = config.model
+    backbone = nn.Sequential(
+        *(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3)
+    )
+    backbone.out_channels = channels = 256 * resnet.layer1[0].expansion
+    return {
+        "backbone": backbone,
+        **rpn_of(model, channels, (model.anchor_scales,)),
+        "box_roi_pool": MultiScaleRoIAlign(["0"], model.pool_size, model.sampling_ratio),
+        "box_head": nn.Sequential(resnet.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    }
+
+
+def fpn(config: DetConfig, resnet: nn.Module) -> dict[str, Any]:
+    """The parts of a detector on a feature pyramid."""
+    model = config.model
+    channels = [64 * 2**n * resnet.layer1[0].expansion for n in range(4)]
+    layers = {f"layer{n + 1}": str(n) for n in range(4)}
+    norm = nn.BatchNorm2d if model.head_norm == "sync_batch" else None
+    backbone = BackboneWithFPN(resnet, layers, channels, model.fpn_channels, norm_layer=norm)
+    share = len(model.anchor_scales) // 5
+    scales = tuple(model.anchor_scales[n * share : (n + 1) * share] for n in range(5))
+    return {
+        "backbone": backbone,
+        **rpn_of(model, model.fpn_channels, scales),
+        "box_roi_pool": MultiScaleRoIAlign(["0", "1", "2", "3"], model.pool_size, model.sampling_ratio),
+        "box_head": TwoMLPHead(model.fpn_channels * model.pool_size**2, model.fc_dims[0]),
+    }
+
+
+def rpn_of(model: ModelConfig, channels: int, scales: tuple[tuple[float, ...], ...]) -> dict[str, Any]:
+    """Anchors and RPN, whose weights start as ours do."""
+    anchors = AnchorGenerator(scales, (model.anchor_ratios,) * len(scales))
+    head = RPNHead(channels, anchors.num_anchors_per_location()[0], model.rpn_depth)
+    head.conv[0][0] = nn.Conv2d(channels, model.rpn_channels, 3, padding=1)
+    head.cls_logits = nn.Conv2d(model.rpn_channels, head.cls_logits.out_channels, 1)
+    head.bbox_pred = nn.Conv2d(model.rpn_channels, head.bbox_pred.out_channels, 1)
+    for layer in head.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return {"rpn_anchor_generator": anchors, "rpn_head": head}
 
 
 def main() -> None:
