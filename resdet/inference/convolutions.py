@@ -1,6 +1,7 @@
-"""Convolutions for inference: ReLU(conv(x) + bias + added) in one step, as fast as the device allows.
+"""Convolutions and fully connected layers for inference: ReLU(conv(x) + bias + added) in one step.
 
-All of them have the same forward; `fused_conv2d` chooses. Shapes: K outputs, C inputs, a kernel of k×k.
+All of them have the same forward; `fused_conv2d` and `fused_linear` choose what is fastest on the device. Shapes: K
+outputs, C inputs, a kernel of k×k, R rows.
 """
 
 from __future__ import annotations
@@ -119,3 +120,44 @@ class WinogradConv2d(FusedConv2d):
         """As in FusedConv2d."""
         assert self.bias is not None
         return ops.winograd(x.to(self.dtype), self.weight, self.bias, added, relu)
+
+
+def fused_linear(like: nn.Linear, weight: Tensor, runtime: Runtime) -> FusedLinear:
+    """A fully connected layer with ReLU.
+
+    Args:
+        like: has the bias
+        weight: (K, C)
+        runtime: device and number type
+    """
+    kind = PackedLinear if _packs(runtime) else FusedLinear
+    return kind(weight.detach().to(runtime.device, runtime.dtype), like.bias.detach().to(runtime.device, runtime.dtype))
+
+
+class FusedLinear(nn.Module):
+    """By torch's own, on any device."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.dtype, self.bias = weight.dtype, bias
+        self.weight = self.pack(weight)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """(K, C) → the weights as `forward` wants them"""
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C) → ReLU(x · weightᵀ + bias)"""
+        return F.linear(x.to(self.dtype), self.weight, self.bias).relu_()
+
+
+class PackedLinear(FusedLinear):
+    """By oneDNN, with weights in its own layout."""
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """As in FusedLinear."""
+        return torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in FusedLinear."""
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "relu", [], "")

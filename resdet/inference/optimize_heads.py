@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.engine.runtime import Runtime
-from resdet.inference.convolutions import fused_conv2d
+from resdet.inference.convolutions import fused_conv2d, fused_linear
 from resdet.inference.optimize_layers import optimize, reads_every_second_cell
 from resdet.models.box_heads import Conv5Head, ConvFCHead, WarpedHead
 from resdet.models.layers.blocks import Bottleneck
@@ -42,8 +42,7 @@ def optimize_head(head: nn.Module, linear: bool, runtime: Runtime) -> Any:
 
 @optimize.register
 def _conv_fc(module: ConvFCHead, runtime: Runtime) -> nn.Module:
-    module.convs = optimize(module.convs, runtime)
-    return module
+    return OptimizedConvFCHead(module, runtime)
 
 
 @optimize.register
@@ -79,6 +78,40 @@ class OptimizedConv5Head(nn.Module):
         return _in_parts(run, rois, image_index, self.channels, self.runtime)
 
 
+class OptimizedConvFCHead(nn.Module):
+    """`ConvFCHead`: the convolutions for some regions at a time, the fully connected layers for all at once.
+
+    The first of these reads the channels of a bin side by side, as they lie in memory.
+
+    Args:
+        head: the trained one, whose parts are taken
+        runtime: device and number type
+    """
+
+    def __init__(self, head: ConvFCHead, runtime: Runtime) -> None:
+        super().__init__()
+        self.runtime, self.convs = runtime, optimize(head.convs, runtime)
+        self.fcs = nn.ModuleList()
+        for number, fc in enumerate(head.fcs):
+            by_bin = fc.weight.unflatten(1, (-1, head.bins if number == 0 else 1))  # (K, channels, bins)
+            self.fcs.append(fused_linear(fc, by_bin.transpose(1, 2).flatten(1), runtime))
+
+    def forward(self, pooler: RoIPooler, features: FeatureMaps, rois: Tensor, image_index: Tensor) -> Tensor:
+        """As `ConvFCHead`: feature maps, (R, 4), (R,) → (R, channels), float32"""
+        parts = _parts(len(rois), self.runtime) if len(self.convs) else 1
+        pooled = []
+        for some, images in zip(rois.tensor_split(parts), image_index.tensor_split(parts), strict=True):
+            x = pooler(features, some, images)
+            for conv in self.convs:
+                x = conv(x)
+            by_bin = x.flatten(2).transpose(1, 2) if len(self.fcs) else x
+            pooled.append(by_bin.flatten(1))
+        vectors = torch.cat(pooled) if parts > 1 else pooled[0]
+        for fc in self.fcs:
+            vectors = fc(vectors)
+        return vectors.float()
+
+
 class OptimizedWarpedHead(nn.Module):
     """`WarpedHead`, some regions at a time.
 
@@ -101,11 +134,16 @@ class OptimizedWarpedHead(nn.Module):
         return _in_parts(run, rois, image_index, self.channels, self.runtime)
 
 
+def _parts(count: int, runtime: Runtime) -> int:
+    """How often so many regions go through convolutions."""
+    return max(1, -(-count // REGIONS_AT_A_TIME)) if runtime.device.type == "cpu" else 1
+
+
 def _in_parts(
     run: Callable[[Tensor, Tensor], Tensor], rois: Tensor, image_index: Tensor, channels: int, runtime: Runtime
 ) -> Tensor:
     """(R, channels): the global averages of the maps that `run` makes of the regions, on a CPU some at a time."""
-    parts = max(1, -(-len(rois) // REGIONS_AT_A_TIME)) if runtime.device.type == "cpu" else 1
+    parts = _parts(len(rois), runtime)
     vectors = [rois.new_empty(0, channels)]
     for some, images in zip(rois.tensor_split(parts), image_index.tensor_split(parts), strict=True):
         if len(some):

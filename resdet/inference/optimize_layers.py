@@ -74,8 +74,28 @@ def _timm(module: TimmBackbone, runtime: Runtime) -> nn.Module:
 
 @optimize.register
 def _rpn_head(module: RPNHead, runtime: Runtime) -> nn.Module:
-    _convolutions(module.convs, runtime)
-    return _convolutions(module, runtime)
+    return OptimizedRPNHead(module, runtime)
+
+
+class OptimizedRPNHead(nn.Module):
+    """`RPNHead`, whose two last layers are one."""
+
+    def __init__(self, head: RPNHead, runtime: Runtime) -> None:
+        super().__init__()
+        self.convs = _convolutions(head.convs, runtime)
+        siblings = head.objectness_logits, head.anchor_deltas
+        self.num_anchors = siblings[0].out_channels
+        weight, bias = (torch.cat([getattr(own, name) for own in siblings]) for name in ("weight", "bias"))
+        self.siblings = fused_conv2d(siblings[0], weight, bias, runtime)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """As `RPNHead`: (N, channels, h, w) → objectness logits (N, K) and deltas (N, K, 4), float32"""
+        hidden = features
+        for conv in self.convs:
+            hidden = conv(hidden, relu=True)
+        found = self.siblings(hidden).permute(0, 2, 3, 1)  # (N, h, w, 5A)
+        logits, deltas = found.tensor_split([self.num_anchors], 3)
+        return logits.float().flatten(1), deltas.float().reshape(len(features), -1, 4)
 
 
 @optimize.register(VGG16Backbone)

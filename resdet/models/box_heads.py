@@ -107,7 +107,7 @@ class ConvFCHead(nn.Module):
         after_vgg16: bool = False,
     ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.bins, self.dropout = bins, dropout
         self.are_vgg16s = after_vgg16 and not conv_dims and tuple(fc_dims) == (4096, 4096) and bins == 49
         self.convs, self.fcs = nn.ModuleList(), nn.ModuleList()
         for width in conv_dims:
@@ -132,7 +132,7 @@ class ConvFCHead(nn.Module):
         x = pooler(features, rois, image_index)
         for conv in self.convs:
             x = conv(x)
-        x = x.flatten(1).float()
+        x = x.flatten(1)
         for fc in self.fcs:
             x = F.dropout(F.relu(fc(x), inplace=True), self.dropout, self.training)
         return x

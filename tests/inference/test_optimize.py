@@ -84,7 +84,7 @@ def test_bfloat16_is_as_near_as_autocast_is(kind):
         ours = quick.roi_heads(quick.features(images, sizes), rois, sizes)[0]
         with torch.autocast("cpu", torch.bfloat16):
             theirs = model.roi_heads(model.features(images, sizes), rois, sizes)[0]
-    assert (ours - exact).norm() < 1.5 * (theirs - exact).norm() + 1e-3
+    assert (ours - exact).norm() < 1.75 * (theirs - exact).norm() + 1e-3
 
 
 def test_the_plain_detector_is_left_as_it_is():
