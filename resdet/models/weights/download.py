@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.error import HTTPError, URLError
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from resdet.errors import UserError, reason, remedy
 
@@ -109,7 +109,7 @@ def _receive_rest(address: str, part: Path) -> None:
         logger.info(f"Downloading {address} ({total / 1e6:.0f} MB{here})")
         _tag_of(part).write_text(response.headers.get("ETag") or "", encoding="utf-8")
         with part.open("ab" if start else "wb") as file, _bar() as bar:
-            task = bar.add_task(part.stem, total=total or None, completed=start)
+            task = bar.add_task("", total=total or None, completed=start)
             for chunk in _chunks(response):
                 file.write(chunk)
                 bar.advance(task, len(chunk))
@@ -170,6 +170,4 @@ def _bar() -> Progress:
     """A progress bar on standard error, if that is a terminal."""
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(
-        TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal, transient=True
-    )
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
