@@ -23,9 +23,9 @@ from resdet.errors import Stopped, UserError
 
 COMMANDS = (
     *("train", "train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
-    *("split", "new-recipe", "check-data", "convert-data", "convert-weights"),
+    *("split", "new-recipe", "check-data", "convert-data", "convert-weights", "zoo"),
 )
-ON_MAIN_ONLY = ("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights")
+ON_MAIN_ONLY = ("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights", "zoo")
 """Commands whose work processes cannot share."""
 TRAINING = ("train", "train-det", "train-cls", "alternate", "study")
 """Commands that go on when nobody reads what they print: their results are in files, after hours of work."""
@@ -107,10 +107,11 @@ class _Printer(logging.Handler):
 
 
 def _log_progress(shown: bool) -> None:
-    """Print what experiments log from now on if it is to be `shown`: on the main process."""
-    logger = logging.getLogger("resdet.experiments")
-    logger.handlers, logger.propagate = [_Printer()], False
-    logger.setLevel(logging.INFO if shown else logging.WARNING)
+    """Print what experiments and downloads log from now on if it is to be `shown`: on the main process."""
+    for name in ("resdet.experiments", "resdet.models.weights.download"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_Printer()], False
+        logger.setLevel(logging.INFO if shown else logging.WARNING)
 
 
 def _report(message: str) -> int:

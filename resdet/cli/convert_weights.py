@@ -27,7 +27,8 @@ class Arguments:
     """What to convert."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """Detector of detectron2 (.pkl or .pth); with --to detectron2, a run folder or weights file."""
+    """Detector of detectron2 (.pkl or .pth), or a name that `resdet zoo` lists; with --to detectron2, also a run
+    folder or weights file."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """File to write: .safetensors; with --to detectron2, .pth or .pkl."""
     classes: tuple[str, ...] = ()

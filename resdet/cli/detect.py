@@ -26,7 +26,7 @@ class Arguments:
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
     """Image files, patterns such as 'photos/*.jpg', or folders, which are searched with all that is below them."""
     weights: str
-    """Run folder or weights file of the detector."""
+    """Run folder or weights file of the detector, or a name that `resdet zoo` lists."""
     output: Path = Path("detections")
     """Folder to write to."""
     min_score: float = 0.5

@@ -29,7 +29,7 @@ class Arguments(DetArguments):
     """What to evaluate."""
 
     weights: str = ""
-    """Run folder or weights file of the detector to evaluate."""
+    """Run folder or weights file of the detector to evaluate, or a name that `resdet zoo` lists."""
     detections: Path | None = None
     """Saved detections to evaluate instead of a detector: COCO's results JSON, or a folder of VOC's text files."""
 

@@ -28,7 +28,8 @@ class Arguments(DetArguments):
     most: int = 2000
     """Maximum number of proposals per image."""
     weights: str = ""
-    """For the method rpn: run folder or weights file of the detector whose RPN proposes."""
+    """For the method rpn: run folder or weights file of the detector whose RPN proposes, or a name that `resdet
+    zoo` lists."""
     edges: str = ""
     """For the method edge-boxes: file of OpenCV's structured-edge model."""
 

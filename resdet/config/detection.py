@@ -276,8 +276,8 @@ class DetConfig:
     """Folder that contains the run folders."""
     init_weights: str = ""
     """Weights to start training from: "torchvision" or "torchvision-v2" (ImageNet; V2 comes from a newer recipe),
-    "timm", a run folder, or a weights file of resdet, torchvision or MSRA; if empty, training starts from
-    scratch."""
+    "timm", a run folder, a weights file of resdet, torchvision or MSRA, or a detector that `resdet zoo` lists; if
+    empty, training starts from scratch."""
     train_only: Literal["", "rpn", "roi_heads"] = ""
     """Part to train alone, with the unfrozen stages of the backbone (alternating training, Faster R-CNN §3.2); if
     empty, all parts are trained."""

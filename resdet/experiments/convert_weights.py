@@ -23,6 +23,7 @@ from resdet.models.weights.detectron2 import (
 )
 from resdet.models.weights.foreign import read_tensors, without_prefix
 from resdet.models.weights.resdet import ModelFile, is_own, load_model, save_model
+from resdet.models.weights.zoo import find
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +32,20 @@ def import_weights(source: Path, output: Path, classes: tuple[str, ...]) -> None
     """Write detectron2's detector `source` as a model file of resdet, and report what was found.
 
     Args:
-        source: .pkl or .pth file of detectron2
+        source: .pkl or .pth file of detectron2, or a detector of the zoo
         output: .safetensors file to write
         classes: class names, unless they are COCO's or VOC's
 
     Raises UserError if the file holds another network.
     """
+    _check_suffix(output, ".safetensors")
+    if find(source):
+        file = load_model(source)
+        save_model(output, replace(file, config=replace(file.config, name=output.stem)))
+        logger.info(f"{output} is ready to detect, to evaluate, or to start training from.")
+        return
     if is_own(source):
         raise UserError(f"{source} is a detector of resdet already: to convert it, pass --to detectron2.")
-    _check_suffix(output, ".safetensors")
     state = without_prefix(read_tensors(source), [LOGITS], source)
     weights, config = from_detectron2_detector(state, classes, str(source))
     config = replace(config, name=output.stem)
@@ -69,7 +75,7 @@ def export_weights(source: Path, output: Path) -> None:
     """Write resdet's detector `source` under detectron2's names, and report the settings it needs there.
 
     Args:
-        source: run folder or weights file
+        source: run folder, weights file, or a detector of the zoo
         output: .pth or .pkl file to write
 
     Raises UserError if detectron2 does not have such a detector.

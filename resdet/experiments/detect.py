@@ -42,7 +42,7 @@ def detect(
     Args:
         images: image files, folders of them, and patterns, as `find_images` takes them; those that cannot be read
             are reported and left out
-        weights: a run folder or a weights file
+        weights: a run folder, a weights file, or a detector of the zoo
         output: folder to write to, with the sub-folders in which the images lie
         min_score: minimum score of a detection
         device: auto, cpu, cuda or cuda:N

@@ -130,7 +130,9 @@ class Detector:
         precision: str | torch.dtype | None = "auto",
         **test: Any,
     ) -> Detector:
-        """Load a run folder or a weights file; nothing of the host process changes.
+        """Load a run folder, a weights file, or a detector that `resdet zoo` lists, by its name.
+
+        Nothing of the host process changes; a detector of the zoo is downloaded on its first use.
 
         Raises UserError for a file of another kind, and for a setting that does not exist or has no such value.
 

@@ -47,7 +47,7 @@ def read_detector(path: Path, classes: tuple[str, ...] = ()) -> ModelFile[DetCon
         raise UserError(f"{path} is {other}: resdet reads Faster R-CNNs of torchvision and detectron2.")
     if not is_detector(found):
         raise UserError(
-            f"{path} is no detector ({listed(list(found), 2)}): a classifier needs no conversion, pass it to "
+            f"{path} is not a detector ({listed(list(found), 2)}): a classifier needs no conversion, pass it to "
             "train-det as --init-weights."
         )
     state = without_prefix(found, [LOGITS], path)
@@ -65,5 +65,5 @@ def is_detector(names: Iterable[str]) -> bool:
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> str:
-    """What another detector is, in words; nothing for a Faster R-CNN and for what is no detector."""
+    """What another detector is, in words; nothing for a Faster R-CNN and for what is not a detector."""
     return next((what for part, what in OTHERS.items() if any(part in name for name in tensors)), "")

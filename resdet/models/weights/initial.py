@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from resdet.models.weights.resdet import ModelFile, is_own, load_any_model, load
 from resdet.models.weights.strict import load_strictly
 from resdet.models.weights.timm import timm_weights
 from resdet.models.weights.torchvision import torchvision_weights
+from resdet.models.weights.zoo import local_path
 
 DETECTOR_CLASS_LAYERS = ("roi_heads.box_predictor",)  # what depends on the classes
 CLASSIFIER_CLASS_LAYERS = ("network.fc",)
@@ -24,9 +24,9 @@ NORMLESS = ("vgg16", "zf")  # backbones that know no normalisation of batches
 def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...]) -> str:
     """Give the fresh detector `model` the weights that `config.init_weights` names; returns what came from where.
 
-    A detector of resdet is taken whole; if its classes differ, all but its two last layers, and if one of both
-    has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes the backbone and, where
-    that follows, the box head. Raises UserError if a name or shape disagrees.
+    A detector of resdet or of the zoo is taken whole; if its classes differ, all but its two last layers, and if
+    one of both has no RPN, all but that. A classifier of resdet, torchvision, MSRA or timm becomes the backbone
+    and, where that follows, the box head. Raises UserError if a name or shape disagrees.
     """
     source, network = config.init_weights, config.model
     if not source:
@@ -46,9 +46,10 @@ def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...
         return _take_classifier(model, _in_style(ClassifierWeights(tensors, "torchvision"), config, source), source)
     if source == "timm":
         return _take_classifier(model, timm_weights(network.timm), source)
-    if not is_own(Path(source)):
-        return _take_classifier(model, _in_style(read_classifier(Path(source)), config, source), source)
-    file = load_any_model(source)
+    path = local_path(source)
+    if not is_own(path):
+        return _take_classifier(model, _in_style(read_classifier(path), config, source), source)
+    file = load_any_model(path)
     if isinstance(file.config, ClsConfig):
         return _take_classifier(model, _classifier_weights(file, config, source), source)
     rpn = [weights for weights in (model.state_dict(), file.weights) if any(n.startswith("rpn.") for n in weights)]

@@ -49,9 +49,9 @@ def save_model(path: Path, model: ModelFile) -> None:
 
 
 def load_model(path: str | Path, kind: type[C] = DetConfig) -> ModelFile[C]:  # type: ignore[assignment]
-    """Read a detector (or, with `kind` ClsConfig, a classifier) from its file, or from a run folder.
+    """Read a detector (or, with `kind` ClsConfig, a classifier) from its file or from a run folder.
 
-    Raises UserError for anything else.
+    A detector of the zoo is read by its name. Raises UserError for anything else.
     """
     file = load_any_model(path)
     if not isinstance(file.config, kind):
@@ -62,7 +62,9 @@ def load_model(path: str | Path, kind: type[C] = DetConfig) -> ModelFile[C]:  # 
 
 def load_any_model(path: str | Path) -> ModelFile[Any]:
     """`load_model` whatever the file holds."""
-    path = _weights_in(Path(path))
+    from resdet.models.weights.zoo import local_path  # which writes files of resdet
+
+    path = _weights_in(local_path(path))
     if not is_own(path):
         content = read_content(path)
         if isinstance(content, dict) and content.keys() >= TRAINING_STATE:
