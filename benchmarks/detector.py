@@ -13,8 +13,8 @@ fpn: torchvision's fasterrcnn_resnet50_fpn with random weights on an image of 80
 channels-last, and channels-last under bfloat16 autocast; its ONNX export in ONNX Runtime and OpenVINO, where these
 are installed; and the detector converted to resdet, in float32 and in bfloat16.
 
-The sides take turns; medians, and ratios to the first side's median, are printed. Peak memory is that of a process of
-its own for each. The allocator is stock, or tuned to keep what is freed, as resdet's commands tune it.
+The sides take turns; medians, and ratios to the first side's median, are printed. Peak memory is that of a process
+of its own for each. The allocator is stock, or tuned to keep what is freed, as resdet's commands tune it.
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ def fpn(proposals: int, size: tuple[int, int]) -> Sides:
         "openvino bf16": lambda: openvino_run(exported(theirs, size), "bf16"),
     }
     installed = {name: importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime", "openvino")}
-    return sides | {name: make for name, make in runtimes.items() if installed["onnx"] and installed[name.split()[0]]}
+    return sides | {
+        name: make for name, make in runtimes.items() if installed["onnx"] and installed[name.split()[0]]
+    }
 
 
 @torch.no_grad()
@@ -175,7 +177,7 @@ def exported(make: Callable[[], nn.Module], size: tuple[int, int]) -> Path:
 
 def onnxruntime_run(path: Path) -> Run:
     """ONNX Runtime."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-not-found]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -191,7 +193,7 @@ def onnxruntime_run(path: Path) -> Run:
 
 def openvino_run(path: Path, precision: str) -> Run:
     """OpenVINO in f32 or bf16."""
-    import openvino
+    import openvino  # type: ignore[import-not-found]
 
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
@@ -245,7 +247,9 @@ def main() -> None:
     parser.add_argument("--proposals", type=int, help="300; of fpn 1000")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--allocator", choices=["tuned", "stock"], default="tuned")
-    parser.add_argument("--only", nargs="*", help="sides that take turns, the first of which the others are compared to")
+    parser.add_argument(
+        "--only", nargs="*", help="sides that take turns, the first of which the others are compared to"
+    )
     parser.add_argument("--memory", nargs="*", help="sides whose peak memory is measured; by default all")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args()

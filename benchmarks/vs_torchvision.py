@@ -2,10 +2,11 @@
 
     python benchmarks/vs_torchvision.py configs/bccd_r18.py --solver.steps 1000
 
-torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 or with a feature pyramid
-like ours, with the recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to conv5. Each batch is given to
-one network, then to the other, through the same optimizer step. For recipes that train from scratch (norm
-"sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json, the curves into a .png beside it.
+torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 or with a feature
+pyramid like ours, with the recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to
+conv5. Each batch is given to one network, then to the other, through the same optimizer step. For recipes that
+train from scratch (norm "sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json, the
+curves into a .png beside it.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Torchvision(nn.Module):
         return Losses(*(losses[name] for name in names))
 
 
-def c4(config: DetConfig, resnet: nn.Module) -> dict[str, Any]:
+def c4(config: DetConfig, resnet: Any) -> dict[str, Any]:
     """The parts of a detector whose backbone ends with conv4."""
     model = config.model
     backbone = nn.Sequential(
@@ -120,7 +121,7 @@ def c4(config: DetConfig, resnet: nn.Module) -> dict[str, Any]:
     }
 
 
-def fpn(config: DetConfig, resnet: nn.Module) -> dict[str, Any]:
+def fpn(config: DetConfig, resnet: Any) -> dict[str, Any]:
     """The parts of a detector on a feature pyramid."""
     model = config.model
     channels = [64 * 2**n * resnet.layer1[0].expansion for n in range(4)]

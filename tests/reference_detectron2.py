@@ -136,6 +136,7 @@ def backbone(kind: str, state: dict[str, Tensor], rgb: Tensor) -> list[tuple[int
         return [(16, stage(state, f"{body}.res5", x, 1, dilation=2))]
     maps.append(stage(state, f"{body}.res5", x, 2))
     levels: list[tuple[int, Tensor]] = []
+    merged = torch.zeros(1, 256, 0, 0)
     for n in (5, 4, 3, 2):
         lateral = F.conv2d(maps[n - 2], *of(state, f"backbone.fpn_lateral{n}"))
         merged = lateral if n == 5 else lateral + merged.repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -189,12 +190,12 @@ def find_proposals(
     return torch.tensor([box for _, box in kept[:PROPOSALS]])
 
 
-def regions_of(
-    kind: str, state: dict[str, Tensor], levels: list[tuple[int, Tensor]], proposals: Tensor
-) -> Tensor:
+def regions_of(kind: str, state: dict[str, Tensor], levels: list[tuple[int, Tensor]], proposals: Tensor) -> Tensor:
     """(P, 4) → (P, C): the vectors that the box head makes of the regions."""
     if kind == "C4":
-        pooled = torchvision.ops.roi_align(levels[0][1], [proposals], (14, 14), 1 / 16, sampling_ratio=0, aligned=True)
+        pooled = torchvision.ops.roi_align(
+            levels[0][1], [proposals], (14, 14), 1 / 16, sampling_ratio=0, aligned=True
+        )
         return stage(state, "roi_heads.res5", pooled, 2).mean((2, 3))
     vectors = []
     for box in proposals:

@@ -18,7 +18,7 @@ from resdet import cli as command_line
 from resdet.config import ClsConfig
 from resdet.engine import loop
 from resdet.experiments.studies import STUDIES, Row, Study
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 
 COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50, 40)}
 RECIPE = """

@@ -25,7 +25,8 @@ from resdet.experiments import study
 from resdet.experiments.propose import edge_boxes
 from resdet.experiments.runs import run_folder
 from resdet.experiments.studies import STUDIES, Row, Study
-from resdet.models.weights.resdet import load_model, save_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import save_model
 
 GIVEN = ("--model.proposals", "given", "--data.proposals")
 

@@ -29,7 +29,7 @@ from resdet.config import (
     with_settings,
 )
 from resdet.models.weights.initial import NORMLESS
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.py"))

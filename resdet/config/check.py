@@ -103,7 +103,6 @@ def _of_detector(config: DetConfig) -> Iterator[str]:
             "model.norm sync_batch: set --model.pool-size 4."
         )
 
-
     yield from _of_features(config)
 
 
@@ -127,7 +126,7 @@ def _of_features(config: DetConfig) -> Iterator[str]:
     if model.features == "dc5":
         return
     if model.pooling in ("pyramid", "warp"):
-        yield f"model.pooling {model.pooling} cannot choose a level of a feature pyramid: set --model.pooling align."
+        yield f"model.pooling {model.pooling} has no use for a feature pyramid: set --model.pooling align."
     if len(model.anchor_scales) % LEVELS:
         yield (
             f"model.anchor_scales has {len(model.anchor_scales)} sizes, which {LEVELS} levels cannot share: name "

@@ -114,9 +114,7 @@ def detectron2_fpn(
     aggregated: dict[str, Any] = {"groups": 32, "width_per_group": 8, "style": "caffe2"} if resnext else {}
     return replace(
         config,
-        model=replace(
-            config.model, features="fpn", rpn_channels=256, conv5_stride=1, **TWO_LAYERS, **aggregated
-        ),
+        model=replace(config.model, features="fpn", rpn_channels=256, conv5_stride=1, **TWO_LAYERS, **aggregated),
         rpn=replace(config.rpn, pre_nms_topk=2000, post_nms_topk=1000),
         test=replace(config.test, pre_nms_topk=1000),
     )

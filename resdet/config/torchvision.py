@@ -11,7 +11,7 @@ from resdet.config.solver import SolverConfig
 
 
 def torchvision_fpn(version: Literal["v1", "v2"], classes: Sequence[str], depth: Depth = 50) -> DetConfig:
-    """fasterrcnn_resnet50_fpn (v1) and fasterrcnn_resnet50_fpn_v2 of torchvision, with the schedule of its references.
+    """fasterrcnn_resnet50_fpn (v1) and fasterrcnn_resnet50_fpn_v2 of torchvision, with its references' schedule.
 
     Args:
         version: v2 has batch norm everywhere, two convolutions in the RPN, and four in the box head

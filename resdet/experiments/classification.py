@@ -31,7 +31,8 @@ from resdet.experiments.runs import measure
 from resdet.models.classifier import Classifier, build_classifier, classification_loss, mixed_loss
 from resdet.models.layers.norm import recalibrate
 from resdet.models.weights.initial import start_classifier
-from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import ModelFile, save_model
 from resdet.models.weights.strict import load_strictly
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import ClsBatch, ClsLosses, Crop

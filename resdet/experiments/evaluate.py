@@ -27,7 +27,7 @@ from resdet.experiments.runs import run_folder
 from resdet.inference.detector import image_size, prepare
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.inference.test_time import TestTimeRCNN
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 from resdet.types import Detections
 from resdet.visualize import contact_sheet, draw_detections, draw_target, save_image
 

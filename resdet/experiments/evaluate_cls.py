@@ -22,7 +22,8 @@ from resdet.evaluation.classification import (
 from resdet.experiments.runs import run_folder
 from resdet.io import write_text
 from resdet.models.classifier import Classifier, build_classifier
-from resdet.models.weights.resdet import ModelFile, load_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import ModelFile
 from resdet.models.weights.strict import load_strictly
 
 

@@ -30,7 +30,7 @@ from resdet.errors import UserError
 from resdet.evaluation.predict import in_order, predict_and_propose
 from resdet.evaluation.stages import TIMED_BATCHES, StagedNetwork, Stages, time_stages
 from resdet.inference.detector import prepare
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 
 logger = logging.getLogger(__name__)
 

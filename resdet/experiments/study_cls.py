@@ -20,7 +20,7 @@ from resdet.experiments.evaluate_cls import restore_classifier
 from resdet.experiments.studies import Study
 from resdet.experiments.train import train_or_resume
 from resdet.io import write_text
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 from resdet.visualize import plot_errors, plot_responses
 
 RESPONSE_IMAGES = 1000

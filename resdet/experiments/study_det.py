@@ -18,7 +18,7 @@ from resdet.experiments.propose import propose
 from resdet.experiments.studies import Row, Study
 from resdet.experiments.train import train_or_resume
 from resdet.io import write_text
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 from resdet.visualize import plot_study
 
 logger = logging.getLogger(__name__)

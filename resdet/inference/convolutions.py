@@ -131,7 +131,9 @@ def fused_linear(like: nn.Linear, weight: Tensor, runtime: Runtime) -> FusedLine
         runtime: device and number type
     """
     kind = PackedLinear if _packs(runtime) else FusedLinear
-    return kind(weight.detach().to(runtime.device, runtime.dtype), like.bias.detach().to(runtime.device, runtime.dtype))
+    return kind(
+        weight.detach().to(runtime.device, runtime.dtype), like.bias.detach().to(runtime.device, runtime.dtype)
+    )
 
 
 class FusedLinear(nn.Module):

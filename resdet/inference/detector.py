@@ -27,7 +27,8 @@ from resdet.inference.pictures import Picture, each_picture, is_picture, to_pixe
 from resdet.inference.test_time import TestTimeRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
-from resdet.models.weights.resdet import ModelFile, load_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import ModelFile
 from resdet.models.weights.strict import load_strictly
 
 READ_AHEAD = 8  # batches of images that are held at a time, from which those of one size are taken together

@@ -90,9 +90,11 @@ class OptimizedConvFCHead(nn.Module):
 
     def __init__(self, head: ConvFCHead, runtime: Runtime) -> None:
         super().__init__()
-        self.runtime, self.convs = runtime, optimize(head.convs, runtime)
+        self.runtime = runtime
+        self.convs: Any = optimize(head.convs, runtime)
         self.fcs = nn.ModuleList()
-        for number, fc in enumerate(head.fcs):
+        fcs: Any = head.fcs
+        for number, fc in enumerate(fcs):
             by_bin = fc.weight.unflatten(1, (-1, head.bins if number == 0 else 1))  # (K, channels, bins)
             self.fcs.append(fused_linear(fc, by_bin.transpose(1, 2).flatten(1), runtime))
 

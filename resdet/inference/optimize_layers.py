@@ -57,12 +57,14 @@ def _backbone(module: ResNetBackbone, runtime: Runtime) -> nn.Module:
 
 
 @optimize.register
-def _fpn(module: FPN, runtime: Runtime) -> nn.Module:
-    module.bottom_up = _children(module.bottom_up, runtime)  # all of whose stages are read
-    *lower, top = module.laterals
-    module.laterals = nn.ModuleList([*(_conv_norm(own, runtime, joined=True) for own in lower), optimize(top, runtime)])
-    module.conv5_x, module.outputs = optimize(module.conv5_x, runtime), optimize(module.outputs, runtime)
-    return module
+def _fpn(module: FPN, runtime: Runtime) -> Any:
+    own: Any = module
+    own.bottom_up = _children(own.bottom_up, runtime)  # all of whose stages are read
+    *lower, top = own.laterals
+    joined = (_conv_norm(lateral, runtime, joined=True) for lateral in lower)
+    own.laterals = nn.ModuleList([*joined, optimize(top, runtime)])
+    own.conv5_x, own.outputs = optimize(own.conv5_x, runtime), optimize(own.outputs, runtime)
+    return own
 
 
 @optimize.register
@@ -82,7 +84,7 @@ class OptimizedRPNHead(nn.Module):
 
     def __init__(self, head: RPNHead, runtime: Runtime) -> None:
         super().__init__()
-        self.convs = _convolutions(head.convs, runtime)
+        self.convs: Any = _convolutions(head.convs, runtime)
         siblings = head.objectness_logits, head.anchor_deltas
         self.num_anchors = siblings[0].out_channels
         weight, bias = (torch.cat([getattr(own, name) for own in siblings]) for name in ("weight", "bias"))
@@ -125,7 +127,7 @@ def _conv_norm(module: ConvNorm, runtime: Runtime, joined: bool = False) -> nn.M
     if norm is None or folds(norm):
         weight, bias = (conv.weight, conv.bias) if norm is None else fold(conv, norm)
         return FusedConvNorm(fused_conv2d(conv, weight, bias, runtime, joined), module.relu)
-    module.conv = fused_conv2d(conv, conv.weight, None, runtime)
+    module.conv = fused_conv2d(conv, conv.weight, None, runtime)  # type: ignore[assignment]
     norm.to(runtime.dtype)
     return module
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.models.layers.blocks import Bottleneck, Projection
+from resdet.models.layers.blocks import Bottleneck
 from resdet.models.layers.conv_norm import ConvNorm
 from resdet.models.layers.norm import Norm
 from resdet.models.poolers import RoIPooler
@@ -151,7 +151,7 @@ def convolve_and_pool(
 
     Most cells lie in many regions, and are convolved once. One map (N, inputs, h, w) → (R, outputs, …).
     """
-    shortcut: Projection = unit.shortcut
+    shortcut = unit.shortcut
     y, added = (
         pooler(
             features._replace(maps=[F.conv2d(map_, conv.weight) for map_ in features.maps]),

@@ -1,4 +1,4 @@
-"""From regions to maps of one size: RoI pooling, RoI align, spatial pyramids, warped images; from the level that suits.
+"""From regions to maps of one size: RoI pooling, RoI align, spatial pyramids, warped images.
 
 Shapes: N images, C channels, (h, w) a feature map, R regions, S bins along each side.
 """
@@ -90,9 +90,7 @@ class RoIPooler(nn.Module):
         assert pooled is not None
         return pooled.contiguous(memory_format=torch.channels_last) if pooled.dim() == 4 else pooled
 
-    def _pool_levels(
-        self, features: FeatureMaps, rois: Tensor, image_index: Tensor, bin_stride: int
-    ) -> Tensor:
+    def _pool_levels(self, features: FeatureMaps, rois: Tensor, image_index: Tensor, bin_stride: int) -> Tensor:
         """Each region from one level of the feature pyramid."""
         maps, scales = features.maps[: self.levels], [1 / stride for stride in features.strides[: self.levels]]
         level = pyramid_level(rois, self.levels)

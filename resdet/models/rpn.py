@@ -6,7 +6,7 @@ Shapes: N images, (h, w) a feature map, A anchors at a cell, K = h·w·A, P prop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,10 @@ class RPNHead(nn.Module):
         self.convs = nn.ModuleList(Conv2d(wide, hidden, 3, bias=True) for wide in inputs)
         self.objectness_logits = nn.Conv2d(hidden, num_anchors, 1)
         self.anchor_deltas = nn.Conv2d(hidden, num_anchors * 4, 1)
-        for layer in (*self.convs, self.objectness_logits, self.anchor_deltas):
+        layers: tuple[Any, ...] = (*self.convs, self.objectness_logits, self.anchor_deltas)
+        for layer in layers:
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(N, channels, h, w) → objectness logits (N, K) and deltas (N, K, 4), float32, ordered as the anchors"""

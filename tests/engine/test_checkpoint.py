@@ -15,7 +15,8 @@ from torch import Tensor
 
 from resdet.config import DetConfig, ModelConfig, SolverConfig, to_dict
 from resdet.engine.checkpoint import load_state, save_state
-from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import ModelFile, save_model
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))
 CLASSES = ("cat", "dog", "猫")
@@ -96,7 +97,7 @@ METADATA = {"format": "resdet-detector-5", "classes": "[]", "config": "{}", "ste
 @pytest.mark.parametrize(
     "metadata, words",
     [
-        (None, ["not written by resdet"]),
+        (None, ["not written by resdet", "not a Faster R-CNN"]),
         ({"format": "pt"}, ["not written by resdet"]),
         (METADATA | {"format": "resdet-detector-3"}, ["another version of resdet", "resdet-detector-3"]),
         ({"format": "resdet-detector-5"}, ["cannot be used"]),

@@ -39,7 +39,7 @@ from resdet.evaluation.predict import in_order, predict, predict_with_losses
 from resdet.experiments.evaluate import score
 from resdet.inference.detector import restore
 from resdet.models.layers.norm import SyncBatchNorm2d
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 from resdet.types import Batch, Detections
 
 WORLD = 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from test_distributed import run_torchrun
 
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 
 STUDY = """
 import sys

@@ -17,7 +17,7 @@ import torch
 
 from resdet import cli as command_line
 from resdet.engine.checkpoint import load_state
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 
 PATIENCE = 120  # seconds to wait for another process, which may share its core with many
 LOSSES = (1, 4)  # lines of loss in the log when the kill falls due

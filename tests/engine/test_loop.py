@@ -44,7 +44,7 @@ from resdet.experiments.runs import check_start
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.initial import start_detector
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Losses, Target
 

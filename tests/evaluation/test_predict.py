@@ -22,7 +22,7 @@ from resdet.evaluation.predict import predict, predict_and_propose, predict_with
 from resdet.inference.detector import Detector, restore
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.faster_rcnn import FasterRCNN
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Batch, Detections, Losses
 

@@ -64,7 +64,9 @@ def test_each_level_has_its_share_of_the_scales():
     generator = AnchorGenerator((8, 12, 16, 24, 32, 48), RATIOS, "corner", 3)
     levels = generator(SHAPES, [4, 8, 16])
     assert len(generator) == 6
-    for scales, shape, stride, anchors in zip(((8, 12), (16, 24), (32, 48)), SHAPES, (4, 8, 16), levels, strict=True):
+    for scales, shape, stride, anchors in zip(
+        ((8, 12), (16, 24), (32, 48)), SHAPES, (4, 8, 16), levels, strict=True
+    ):
         assert torch.equal(anchors, grid_anchors(base_anchors(scales, RATIOS), *shape, stride, 0.0))
 
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from reference_detectron2 import (
     BOX,
     PROPOSALS,
-    PYRAMIDS,
     RPN,
     backbone,
     find_objects,
@@ -43,7 +42,8 @@ from resdet.models.weights.detectron2 import (
     from_detectron2_detector,
     to_detectron2_detector,
 )
-from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import ModelFile, save_model
 
 HEIGHT, WIDTH = 64, 90
 
@@ -287,7 +287,7 @@ def test_what_the_command_refuses(tmp_path: Path, complains: Callable[..., None]
     here.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     complains(["convert-weights", here, there], here, "os.system", "do not trust it")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
-    complains(["convert-weights", tmp_path / "resnet.pth", there], "not a Faster R-CNN", "train-det")
+    complains(["convert-weights", tmp_path / "resnet.pth", there], "not a Faster R-CNN", "--init-weights")
     complains(["convert-weights", here, tmp_path / "model.pt"], "model.pt", ".safetensors")
     save_model(mine, ModelFile({"a": torch.zeros(1)}, ("cat",), DetConfig(model=ModelConfig(depth=18)), 0))
     complains(["convert-weights", mine, there], mine, "--to")

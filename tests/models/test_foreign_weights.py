@@ -27,7 +27,8 @@ from resdet.models.build import build_detector
 from resdet.models.weights.classifier_file import read_classifier
 from resdet.models.weights.foreign import read_tensors
 from resdet.models.weights.initial import start_detector
-from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import ModelFile, save_model
 
 State = dict[str, Tensor]
 

@@ -20,7 +20,8 @@ from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights import initial
 from resdet.models.weights.classifier_file import read_classifier
 from resdet.models.weights.initial import start_detector
-from resdet.models.weights.resdet import ModelFile, load_model, save_model
+from resdet.models.weights.load import load_model
+from resdet.models.weights.resdet import ModelFile, save_model
 from resdet.models.weights.torchvision import from_torchvision_vgg16
 
 CONFIG = DetConfig(model=ModelConfig(depth=18, rpn_channels=8), solver=SolverConfig(milestones=(3, 5)))

@@ -73,7 +73,11 @@ def test_an_output_belongs_to_the_anchor_at_its_cell():
 def test_a_new_network_proposes_almost_the_anchors():
     """Weights from a normal distribution of deviation 0.01 (Faster R-CNN §3.1.3), biases zero."""
     rpn = RPNHead(64, 64, 9)
-    for layer, count in ((rpn.convs[0], 64 * 64 * 9), (rpn.objectness_logits, 64 * 9), (rpn.anchor_deltas, 64 * 36)):
+    for layer, count in (
+        (rpn.convs[0], 64 * 64 * 9),
+        (rpn.objectness_logits, 64 * 9),
+        (rpn.anchor_deltas, 64 * 36),
+    ):
         assert layer.weight.numel() == count and not layer.bias.any()
         assert abs(layer.weight.mean()) < 5 * 0.01 / count**0.5
         assert layer.weight.std().item() == pytest.approx(0.01, rel=4 / count**0.5)

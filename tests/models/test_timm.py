@@ -82,7 +82,7 @@ def test_a_network_without_a_map_of_stride_16(refuses, monkeypatch):
 
 
 def test_a_foreign_normalisation_is_not_replaced(refuses):
-    with refuses("--model.norm frozen or sync_batch"):
+    with refuses("--model.norm frozen, batch or sync_batch"):
         timm_parts("resnet10t", norm="group")
 
 

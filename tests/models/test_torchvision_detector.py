@@ -1,8 +1,8 @@
-"""torchvision's Faster R-CNNs, converted: features, proposals, detections, losses and gradients as torchvision has them."""
+"""torchvision's Faster R-CNNs, converted: features, proposals, detections, losses and gradients equal its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from resdet.config import COCO_CLASSES, VOC_CLASSES, DetConfig
+from resdet.config import COCO_CLASSES, VOC_CLASSES
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.strict import load_strictly
@@ -193,9 +193,7 @@ def test_losses_and_gradients(version: str) -> None:
     shares = (anchors[0] / nominal, anchors[0] / nominal, regions[0] / nominal, regions[0] / nominal)
     names = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
     wanted = [expected[name] * share for name, share in zip(names, shares, strict=True)]
-    targets = [
-        Target(torch.tensor(b), torch.tensor(n), torch.zeros(len(n), dtype=torch.bool)) for b, n in TARGETS
-    ]
+    targets = [Target(torch.tensor(b), torch.tensor(n), torch.zeros(len(n), dtype=torch.bool)) for b, n in TARGETS]
     losses = model(*batch(images), targets)
     torch.testing.assert_close(torch.stack(losses), torch.stack(wanted), rtol=1e-4, atol=0)
 
@@ -239,6 +237,6 @@ def test_there_and_back_is_the_same_to_the_bit(version: str, classes: tuple[str,
         for name, tensor in after.items():
             first = 4 if name in (boxes, boxes.replace("weight", "bias")) else 0  # nobody reads the background's
             assert torch.equal(tensor[first:], before[name][first:]), name
-    theirs(version, frozen=version == "v1", classes=90 if classes == COCO_CLASSES else len(classes)).load_state_dict(
-        after, strict=version == "v1"
-    )
+    theirs(
+        version, frozen=version == "v1", classes=90 if classes == COCO_CLASSES else len(classes)
+    ).load_state_dict(after, strict=version == "v1")

@@ -28,7 +28,7 @@ from resdet.config import VOC_CLASSES, torchvision_fpn
 from resdet.models.build import build_detector
 from resdet.models.weights import download, zoo
 from resdet.models.weights.initial import start_detector
-from resdet.models.weights.resdet import load_model
+from resdet.models.weights.load import load_model
 from resdet.models.weights.zoo import ZOO, ZooEntry, find, local_path
 
 NAME = "torchvision/tiny"

@@ -90,7 +90,7 @@ class ResNet(nn.Module):
             raise ValueError(f"No ResNet has {depth} layers: choose one of {', '.join(map(str, ARCHITECTURES))}.")
         block, (_, _, _, units5) = ARCHITECTURES[depth]
         self.backbone = ResNetBackbone(depth, norm=norm, **options)
-        own = {"last": True, "norm": norm, "dilation": conv5_dilation}
+        own: dict[str, Any] = {"last": True, "norm": norm, "dilation": conv5_dilation}
         self.conv5_x = stage(block, self.backbone.channels, 512, units5, conv5_stride, **own, **options)
         self.channels = 512 * block.expansion
         self.fc = nn.Linear(self.channels, num_classes)

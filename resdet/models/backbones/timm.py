@@ -41,7 +41,7 @@ class TimmBackbone(Backbone):
 
 
 def timm_parts(
-    name: str, norm: Literal["frozen", "group", "sync_batch"] = "frozen", pretrained: bool = False
+    name: str, norm: Literal["frozen", "group", "batch", "sync_batch"] = "frozen", pretrained: bool = False
 ) -> tuple[TimmBackbone, nn.Sequential, int, PixelStyle]:
     """A network of timm in two parts, the channels that the second gives, and what the first expects of images.
 
@@ -50,7 +50,8 @@ def timm_parts(
 
     Args:
         name: as in `timm.list_models()`
-        norm: frozen as in its files, or over the images of all processes (on GPUs only, if there are several)
+        norm: frozen as in its files, or over the images of each process, or of all (on GPUs only, if there are
+            several)
         pretrained: with timm's weights, downloaded once
     """
     try:
@@ -60,7 +61,7 @@ def timm_parts(
     except ImportError as error:
         raise UserError("timm backbones need the package timm: pip install 'resdet[timm]'.") from error
     if norm == "group":
-        raise UserError("A timm network keeps its own normalization: set --model.norm frozen or sync_batch.")
+        raise UserError("A timm network keeps its own normalization: set --model.norm frozen, batch or sync_batch.")
     try:
         network: Any = timm.create_model(name, features_only=True, pretrained=pretrained)
     except Exception as error:  # whatever its builders and its downloads raise
@@ -76,7 +77,8 @@ def timm_parts(
         )
     level = strides.index(16)
     last = modules[level].replace(".", "_")
-    network = freeze_batch_norm_2d(network) if norm == "frozen" else convert_sync_batchnorm(network)
+    if norm != "batch":
+        network = freeze_batch_norm_2d(network) if norm == "frozen" else convert_sync_batchnorm(network)
     pad_as_same(network)
     children = list(network.named_children())
     split = 1 + [child for child, _ in children].index(last)

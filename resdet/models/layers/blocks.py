@@ -230,7 +230,9 @@ class Unit(nn.Module):
         self.order, self.activated = order, activated
         inner = width * width_per_group // 64 * groups
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-        for number, conv in enumerate(self.convolutions(inputs, inner, outputs, first, second, dilation, groups), 1):
+        for number, conv in enumerate(
+            self.convolutions(inputs, inner, outputs, first, second, dilation, groups), 1
+        ):
             before = order == "full_preactivation"
             unused = before and activated and number == 1
             self.add_module(f"conv{number}", conv)

@@ -1,8 +1,8 @@
 """Normalisation layers, and freezing by stage name.
 
 A `Norm` is a function from a channel count to a layer: ``frozen`` batch normalisation (the papers' choice for
-fine-tuning), and ``group``, ``batch`` and ``sync_batch`` for training from scratch. A layer also adds the shortcut and
-rectifies where a unit asks for it, ReLU(norm(x) + added): on a CPU that is one pass over memory.
+fine-tuning), and ``group``, ``batch`` and ``sync_batch`` for training from scratch. A layer also adds the shortcut
+and rectifies where a unit asks for it, ReLU(norm(x) + added): on a CPU that is one pass over memory.
 """
 
 from __future__ import annotations
@@ -225,7 +225,8 @@ NORMS: dict[str, Norm] = {
 
 def norm_of(name: str, eps: float) -> Norm:
     """One of `NORMS`; batch normalisations divide by √(variance + `eps`)."""
-    return NORMS[name] if name == "group" else partial(NORMS[name], eps=eps)
+    kind: Any = NORMS[name]
+    return kind if name == "group" else partial(kind, eps=eps)
 
 
 @torch.no_grad()

@@ -47,16 +47,21 @@ def read_detector(path: Path, classes: tuple[str, ...] = ()) -> ModelFile[DetCon
         raise UserError(f"{path} is {other}: resdet reads Faster R-CNNs of torchvision and detectron2.")
     if not is_detector(found):
         raise UserError(
-            f"{path} is not a detector ({listed(list(found), 2)}): a classifier needs no conversion, pass it to "
-            "train-det as --init-weights."
+            f"{path} was not written by resdet, and is not a Faster R-CNN of torchvision or detectron2 (it has "
+            f"{listed(list(found), 2)}): pass a run folder, or another file; a classifier starts a training as "
+            "--init-weights."
         )
     state = without_prefix(found, [LOGITS], path)
     of_torchvision = torchvision_detector.FIRST in state
-    read = (
-        torchvision_detector.from_torchvision_detector if of_torchvision else detectron2.from_detectron2_detector
-    )
+    read = torchvision_detector.from_torchvision_detector if of_torchvision else detectron2.from_detectron2_detector
     weights, config = read(state, classes, str(path))
     return ModelFile(weights, config.data.classes, replace(config, name=path.stem), step=0)
+
+
+def holds_detector(path: Path) -> bool:
+    """Whether a file of another toolkit holds a detector that `read_detector` would read, or refuse by its kind."""
+    tensors = read_tensors(path)
+    return is_detector(tensors) or bool(kind_of(tensors))
 
 
 def is_detector(names: Iterable[str]) -> bool:

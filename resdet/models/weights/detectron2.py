@@ -46,7 +46,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def detector_name(name: str, features: str = "c4") -> str:
-    """detectron2's name of a tensor of `FasterRCNN`: rpn.head.convs.0.bias → proposal_generator.rpn_head.conv.bias"""
+    """detectron2's name of a tensor of ours: rpn.head.convs.0.bias → proposal_generator.rpn_head.conv.bias"""
     rule, match = next((rule, match) for pattern, rule in RULES if (match := re.fullmatch(pattern, name)))
     # The whole ResNet is the backbone there, of which a pyramid's bottom-up path is a part.
     return rule(match).replace("backbone.bottom_up.", "backbone.") if features == "dc5" else rule(match)
@@ -187,7 +187,9 @@ def class_names(count: int, named: tuple[str, ...], source: str) -> tuple[str, .
     if len(named or known.get(count, ())) == count:
         return named or known[count]
     given = f"--classes has {len(named)}" if named else "whose names are not known"
-    raise UserError(f"{source} detects {count} classes, {given}: pass all of them, in order, with --classes.")
+    raise UserError(
+        f"{source} detects {count} classes, {given}: pass all of them, in order, as --classes of convert-weights."
+    )
 
 
 def _check_pixels(state: Mapping[str, Tensor], style: str, source: str) -> None:

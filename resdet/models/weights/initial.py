@@ -10,7 +10,9 @@ from resdet.config import ClsConfig, DetConfig
 from resdet.errors import UserError, listed
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.classifier_file import ClassifierWeights, read_classifier
-from resdet.models.weights.resdet import ModelFile, is_own, load_any_model, load_model
+from resdet.models.weights.detector_file import holds_detector
+from resdet.models.weights.load import load_any_model, load_model
+from resdet.models.weights.resdet import ModelFile, is_own
 from resdet.models.weights.strict import load_strictly
 from resdet.models.weights.timm import timm_weights
 from resdet.models.weights.torchvision import torchvision_weights
@@ -47,7 +49,7 @@ def start_detector(model: FasterRCNN, config: DetConfig, classes: tuple[str, ...
     if source == "timm":
         return _take_classifier(model, timm_weights(network.timm), source)
     path = local_path(source)
-    if not is_own(path):
+    if not is_own(path) and not holds_detector(path):
         return _take_classifier(model, _in_style(read_classifier(path), config, source), source)
     file = load_any_model(path)
     if isinstance(file.config, ClsConfig):

@@ -16,7 +16,6 @@ from torch import Tensor
 from resdet.config import ClsConfig, DetConfig, from_dict, to_dict
 from resdet.errors import UserError, reason
 from resdet.io import write_atomically
-from resdet.models.weights.foreign import TRAINING_STATE, read_content
 
 FORMATS: dict[str, type[DetConfig] | type[ClsConfig]] = {
     "resdet-detector-5": DetConfig,
@@ -48,31 +47,9 @@ def save_model(path: Path, model: ModelFile) -> None:
     write_atomically(path, lambda temporary: safetensors.torch.save_file(weights, temporary, metadata))
 
 
-def load_model(path: str | Path, kind: type[C] = DetConfig) -> ModelFile[C]:  # type: ignore[assignment]
-    """Read a detector (or, with `kind` ClsConfig, a classifier) from its file or from a run folder.
-
-    A detector of the zoo is read by its name. Raises UserError for anything else.
-    """
-    file = load_any_model(path)
-    if not isinstance(file.config, kind):
-        this, wanted = ("classifier", "detector") if kind is DetConfig else ("detector", "classifier")
-        raise UserError(f"{path} is a {this}: pass a {wanted}'s run folder or file.")
-    return file
-
-
-def load_any_model(path: str | Path) -> ModelFile[Any]:
-    """`load_model` whatever the file holds."""
-    from resdet.models.weights.zoo import local_path  # which writes files of resdet
-
-    path = _weights_in(local_path(path))
-    if not is_own(path):
-        content = read_content(path)
-        if isinstance(content, dict) and content.keys() >= TRAINING_STATE:
-            raise UserError(f"{path} is the state of a training run: pass the run folder {path.parent} instead.")
-        raise UserError(
-            f"{path} was not written by resdet: pass a run folder; detectors of detectron2 can be converted "
-            "(convert-weights), and a detector's training can start from other toolkits' classifiers."
-        )
+def read_model(path: Path) -> ModelFile[Any]:
+    """What a file that resdet wrote, or a run folder, holds. Raises UserError for anything else."""
+    path = _weights_in(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()

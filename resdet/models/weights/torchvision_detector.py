@@ -1,7 +1,7 @@
-"""torchvision's Faster R-CNNs (fasterrcnn_resnet50_fpn and _v2): their tensors, and the facts that come with them.
+"""torchvision's Faster R-CNNs (fasterrcnn_resnet50_fpn and _v2): their tensors, and what comes with them.
 
-There the background comes first, and has boxes that nobody reads; COCO's classes have their numbers in COCO's files,
-1 to 90 with ten gaps. All other tensors only change their names.
+There the background comes first, and has boxes that nobody reads; COCO's classes have their numbers in COCO's
+files, 1 to 90 with ten gaps. All other tensors only change their names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from resdet.models.weights.torchvision import torchvision_name
 LOGITS = "roi_heads.box_predictor.cls_score.weight"
 FIRST = "backbone.body.conv1.weight"
 """A tensor that torchvision's detectors have, and detectron2's have not."""
-COCO_NUMBERS = [n for n, name in enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]) if n and name != "N/A"]
+COCO_NUMBERS = [
+    n for n, name in enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]) if n and name != "N/A"
+]
 """Which outputs COCO's 80 classes have."""
 NEVER = -100.0
 """Logit of a number that no class has."""
@@ -105,14 +107,15 @@ def to_torchvision_detector(
     Raises UserError for a network that torchvision's detectors have no place for; `source` is named then.
     """
     model = config.model
-    wanted = torchvision_fpn("v2" if model.conv_dims else "v1", classes, model.depth).model
+    wanted = torchvision_fpn("v2" if model.conv_dims else "v1", classes).model
     for setting in (
-        *("features", "backbone", "style", "box_head", "pooling", "pool_size", "sampling_ratio", "context"),
-        *("proposals", "fpn_channels", "anchor_scales", "anchor_ratios", "anchor_center", "anchor_rounding"),
-        *("groups", "width_per_group", "rpn_channels", "fc_dims"),
+        *("features", "backbone", "depth", "style", "head_norm", "box_head", "conv_dims", "fc_dims", "context"),
+        *("pooling", "pool_size", "sampling_ratio", "proposals", "fpn_channels", "rpn_channels", "rpn_depth"),
+        *("anchor_scales", "anchor_ratios", "anchor_center", "anchor_rounding", "groups", "width_per_group"),
     ):
         found, possible = getattr(model, setting), getattr(wanted, setting)
-        if found != possible:
+        same = found == possible or {found, possible} <= {"batch", "sync_batch"}
+        if not same:
             raise UserError(
                 f"{source} has model.{setting} {found}, torchvision's detector supports only {possible}: it cannot "
                 "be converted."
@@ -125,6 +128,31 @@ def to_torchvision_detector(
     }
 
 
+def torchvision_call(config: DetConfig, classes: Sequence[str]) -> str:
+    """The Python that makes the detector of torchvision which `to_torchvision_detector` gives the weights of.
+
+    The norms of a frozen backbone are told apart from others by name only, and serve in evaluation alike.
+    """
+    model, test = config.model, config.test
+    outputs = COCO_NUMBERS[-1] + 1 if tuple(classes) == COCO_CLASSES else len(classes) + 1
+    version = "_v2" if model.conv_dims else ""
+    settings = {
+        "weights": None,
+        "weights_backbone": None,
+        "num_classes": outputs,
+        "min_size": config.data.test_short_side,
+        "max_size": config.data.max_side,
+        "rpn_pre_nms_top_n_test": test.pre_nms_topk,
+        "rpn_post_nms_top_n_test": test.post_nms_topk,
+        "rpn_nms_thresh": config.rpn.nms_iou,
+        "box_score_thresh": test.min_score,
+        "box_nms_thresh": test.nms_iou,
+        "box_detections_per_img": test.max_detections,
+    }
+    given = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"torchvision.models.detection.fasterrcnn_resnet50_fpn{version}({given})"
+
+
 def _without_background(name: str, tensor: Tensor, numbers: Sequence[int]) -> Tensor:
     """Of the two last layers: the rows of the classes, then those of the background; other tensors as they are."""
     if name.startswith("roi_heads.box_predictor.cls_score."):
@@ -135,7 +163,7 @@ def _without_background(name: str, tensor: Tensor, numbers: Sequence[int]) -> Te
 
 
 def _with_background(name: str, tensor: Tensor, numbers: Sequence[int], outputs: int) -> Tensor:
-    """The inverse of `_without_background`: the background's boxes are zero, and numbers without a class unlikely."""
+    """The inverse of `_without_background`: the background's boxes are zero, numbers without a class unlikely."""
     if name.startswith("roi_heads.box_predictor.cls_score."):
         rows = tensor.new_full((outputs, *tensor.shape[1:]), NEVER if tensor.dim() == 1 else 0.0)
         rows[[*numbers, 0]] = tensor

@@ -19,7 +19,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, Fas
 from resdet.errors import UserError, reason
 from resdet.models.weights.detector_file import read_detector
 from resdet.models.weights.download import Digest, check_digits, download
-from resdet.models.weights.resdet import load_model, save_model
+from resdet.models.weights.resdet import read_model, save_model
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _convert(entry: ZooEntry) -> None:
 def _can_be_read(path: Path) -> bool:
     """Whether a detector was converted already, by a resdet that wrote the same format."""
     try:
-        return path.is_file() and bool(load_model(path))
+        return path.is_file() and bool(read_model(path))
     except UserError:
         return False
 
