@@ -48,7 +48,7 @@ def read_detector(path: Path, classes: tuple[str, ...] = ()) -> ModelFile[DetCon
     if not is_detector(found):
         raise UserError(
             f"{path} was not written by resdet, and is not a Faster R-CNN of torchvision or detectron2 (it has "
-            f"{listed(list(found), 2)}): pass a run folder, or another file; a classifier starts a training as "
+            f"{listed(list(found), 2)}): pass a run folder or another file, and a classifier as "
             "--init-weights."
         )
     state = without_prefix(found, [LOGITS], path)
