@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from resdet.engine.device import choose_device, choose_dtype
 from resdet.errors import UserError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def start(device: str, precision: str) -> Runtime:
         torch.cuda.set_device(runtime.device)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     else:
+        if runtime.dtype == torch.float16:
+            logger.warning("float16 takes minutes for a training step on a CPU: bf16 and fp32 are faster there.")
         keep_freed_memory()
     return runtime
 

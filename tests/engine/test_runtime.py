@@ -210,3 +210,10 @@ def test_the_trim_threshold_is_raised_only_with_the_mmap_threshold(
     monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
     keep_freed_memory()
     assert libc.calls == expected
+
+
+def test_float16_on_a_cpu_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    start("cpu", "bf16")
+    assert not caplog.text
+    start("cpu", "fp16")
+    assert "float16" in caplog.text and "bf16" in caplog.text
