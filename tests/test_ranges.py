@@ -114,6 +114,10 @@ def test_a_tuple_that_must_hold_something() -> None:
     assert (str(AtLeast(1)), str(AtLeast(2))) == ("at least 1 value", "at least 2 values")
 
 
+FPN = ("--model.features", "fpn", "--model.box-head", "conv_fc", "--model.pooling", "align")
+FPN += ("--model.anchor-scales", "32", "64", "128", "256", "512")
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "words"),
     [
@@ -134,6 +138,19 @@ def test_a_tuple_that_must_hold_something() -> None:
             ["--model.norm", "sync_batch", "--model.pool-size", "2", "--model.conv5-stride", "2"],
             ["model.pool_size 2", "sync_batch"],
         ),
+        (DetConfig, ["--model.groups", "32", "--model.depth", "18"], ["model.groups is 32", "18 layers"]),
+        (DetConfig, ["--model.norm", "group", "--model.width-per-group", "8"], ["32 groups", "8 channels"]),
+        (
+            DetConfig,
+            [*FPN, "--model.head-norm", "group", "--model.fpn-channels", "48"],
+            ["32 groups", "48 channels"],
+        ),
+        (DetConfig, ["--model.features", "fpn"], ["model.features fpn", "--model.box-head conv_fc"]),
+        (DetConfig, ["--model.features", "dc5"], ["model.features dc5", "--model.box-head conv_fc"]),
+        (DetConfig, [*FPN, "--model.backbone", "vgg16"], ["model.features fpn", "resnet or plain", "vgg16"]),
+        (DetConfig, [*FPN, "--model.pooling", "pyramid"], ["model.pooling pyramid", "--model.pooling align"]),
+        (DetConfig, [*FPN, "--model.anchor-scales", "32", "64"], ["model.anchor_scales has 2 sizes", "5 levels"]),
+        (DetConfig, [*FPN, "--test.scales", "300", "600"], ["its own scales", "test.scales"]),
         (ClsConfig, ["--data.short-sides", "480", "256"], ["data.short_sides 480 256", "ascending"]),
         (ClsConfig, ["--test.scales"], ["test.scales is ()"]),
         (ClsConfig, ["--model.depth", "20"], ["model.depth is 20", "18, 34, 50"]),

@@ -86,8 +86,8 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
         f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",
     ]
     reasons.append(
-        "Images are mirrored at random; more augmentation (data.augmentation) made short training runs no better: see "
-        "docs/studies.md."
+        "Images are mirrored at random; more augmentation (data.augmentation) made short training runs no better "
+        "(docs/studies.md)."
     )
     if config.test.coco_max_dets > TestConfig.coco_max_dets:
         reasons.append(f"An image has up to {most:,} objects: the limits of `test` let the detector find them all.")

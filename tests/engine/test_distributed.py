@@ -38,7 +38,7 @@ from resdet.evaluation import report
 from resdet.evaluation.predict import in_order, predict, predict_with_losses
 from resdet.experiments.evaluate import score
 from resdet.inference.detector import restore
-from resdet.models.layers.norm import SyncBatchNorm2d
+from resdet.models.layers.norm import BatchNorm2d, SyncBatchNorm2d
 from resdet.models.weights.load import load_model
 from resdet.types import Batch, Detections
 
@@ -139,6 +139,7 @@ def work(rank: int, folder: str, recipe: str) -> None:
         "group": gradients(config, "group", runtime, [own]),
         "frozen": gradients(config, "frozen", runtime, [share(own, part, 2) for part in range(2)]),
         "norm": normalise(SyncBatchNorm2d(6), x[slices], weights[slices]),
+        "own norm": normalise(BatchNorm2d(6), x[slices], weights[slices]),
         "evaluation": evaluation(config, runtime),
         "gathered": gather(rank * 10),
         "from_main": from_main(lambda: f"made by {rank}"),
@@ -190,6 +191,13 @@ def test_sync_batch_norm_is_batch_norm_on_the_joint_batch(of_two: list[dict[str,
     for name in ("mean", "var"):
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
         torch.testing.assert_close(first[name], joint[name], msg=name)
+
+
+def test_batch_norm_is_each_process_s_own(of_two: list[dict[str, Any]]) -> None:
+    x, weights = norm_inputs()
+    for results, own in zip(of_two, (slice(0, 3), slice(3, 5)), strict=True):
+        expected = normalise(nn.BatchNorm2d(6), x[own], weights[own])
+        torch.testing.assert_close(results["own norm"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_sync_batch_norm_is_batch_norm_in_one_process() -> None:

@@ -256,7 +256,7 @@ def unsampled_detector(config: DetConfig, norm: str = "group") -> FasterRCNN:
     steps = torch.arange(0, 36, 12)
     x, y = (corner.flatten() for corner in torch.meshgrid(steps, steps, indexing="ij"))
     fixed = torch.stack([x, y, x + 28, y + 21], dim=1).float()  # (9, 4)
-    model.propose = lambda scored, *_, **__: [fixed] * len(scored.logits)
+    model.propose = lambda scored, *_, **__: [fixed] * len(scored.logits[0])
     return model
 
 

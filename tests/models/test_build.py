@@ -19,6 +19,8 @@ from resdet.types import Target
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
 GIVEN = {"proposals": "given"}
 LAYERS = {"box_head": "conv_fc", "fc_dims": (24, 16)}
+PYRAMID = {**LAYERS, "features": "fpn", "fpn_channels": 32, "pooling": "align"}
+PYRAMID |= {"anchor_scales": (8, 16, 32, 64, 128)}
 KINDS = {
     "plain": {"backbone": "plain"},
     "preact": {"backbone": "preact"},
@@ -33,6 +35,12 @@ KINDS = {
     "sppnet": {**GIVEN, **LAYERS, "pooling": "pyramid", "freeze": ("conv1", "conv2_x", "conv3_x", "conv4_x")},
     "rcnn": {**GIVEN, "pooling": "warp", "pool_size": 32},
     "fast": GIVEN,
+    "fpn": PYRAMID,
+    "fpn in bn": {**PYRAMID, "norm": "batch", "head_norm": "sync_batch", "conv_dims": (8, 8), "rpn_depth": 2},
+    "fpn pool": {**PYRAMID, "pooling": "pool", "backbone": "plain", "context": True},
+    "fpn given": {**PYRAMID, **GIVEN},
+    "dc5": {**LAYERS, "features": "dc5", "pooling": "align_v2"},
+    "resnext": {"depth": 50, "norm": "batch", "groups": 32, "width_per_group": 4},
 }
 
 
