@@ -95,8 +95,9 @@ def test_regions_of_other_levels_are_passed_over(kernels: ctypes.CDLL) -> None:
     pooled = torch.full((12, 8, 7, 7), 5.0).contiguous(memory_format=torch.channels_last)
     upstream, gradient = torch.randn_like(pooled), torch.empty_like(maps)
     (expected_gradient,) = torch.autograd.grad(expected, maps, upstream[own])
+    shape = torch.tensor(maps.shape)
     kernels.pool_on_cpu(
-        *(ctypes.c_bool(True), ctypes.c_bool(True), *map(pointer, (rois, image, torch.tensor(maps.shape)))),
+        *(ctypes.c_bool(True), ctypes.c_bool(True), *map(pointer, (rois, image, shape))),
         *(*map(ctypes.c_int64, (12, 7, 1)), ctypes.c_float(1 / 16), ctypes.c_int64(0), ctypes.c_bool(True)),
         *map(pointer, (level, maps, pooled, None, upstream, gradient)),
     )

@@ -287,17 +287,19 @@ def test_bfloat16_is_float32_rounded(op, channels):
 
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("name", ["roi_align", "roi_pool", "nms"])
+@pytest.mark.parametrize("name", ["roi_align", "levels", "roi_pool", "nms"])
 def test_the_registrations_are_right(name, dtype):
     """Schema, fake tensors, autograd, torch.compile with dynamic shapes: torch's own checks."""
     features, (rois, index) = torch.randn(2, 5, 10, 8).to(dtype), wild_regions()
     rois[3, 0] = 0  # the checks compare results, and nan differs from itself
     rest = {
-        "roi_align": (features.requires_grad_(), rois, index, 7, 1 / 16, 0, True, 1),
+        "roi_align": ([features.requires_grad_()], rois, index, None, 7, [1 / 16], 0, True, 1),
+        "levels": ([features.requires_grad_()] * 2, rois, index, index, 7, [1 / 16, 1 / 16], 2, False, 2),
         "roi_pool": (features.requires_grad_(), rois, index, 7, 1 / 16, 1),
         "nms": (rois, torch.rand(9), index, 0.5, 3),
     }
-    torch.library.opcheck(getattr(torch.ops.resdet, name).default, rest[name])
+    operator = getattr(torch.ops.resdet, "roi_align" if name == "levels" else name).default
+    torch.library.opcheck(operator, rest[name])
 
 
 @compiled

@@ -17,7 +17,7 @@ from resdet.models.box_coder import BoxCoder
 from resdet.models.box_voting import box_voting
 from resdet.models.losses import head_loss, region_losses, rpn_loss, smooth_l1
 from resdet.models.ohem import hard_examples
-from resdet.models.poolers import lower_scale
+from resdet.models.poolers import lower_scale, pyramid_level
 from resdet.models.postprocess import Predictions, predict, select
 from resdet.models.rpn import propose
 from resdet.models.soft_nms import soft_nms
@@ -76,13 +76,14 @@ def cases(random_boxes: Callable[..., Tensor]) -> dict[str, Case]:
         "resize": (boxes.resize, (some, (100, 100), (73, 137))),
         "flip_boxes": (flip_boxes, (some, 998.7)),
         "lower_scale": (lower_scale, (some, (0.25, 0.5, 1.0))),
+        "pyramid_level": (pyramid_level, (some, 4)),
         "predict": (partial(predict, box_coder=BoxCoder(STDS)), (logits, deltas, [some], sizes)),
         "select": (partial(select, **SELECT), (predictions,)),
         "select and vote": (partial(select, **SELECT, vote_iou=0.5), (predictions,)),
         "soft-NMS and vote": (partial(select, **SELECT, vote_iou=0.5, soft_nms_sigma=0.5), (predictions,)),
         "box_voting": (box_voting, (found[:40], labels[:40], found, scores, labels, 0.5)),
         "soft_nms": (soft_nms, (found, scores, labels, 0.5, 0.01, 60)),
-        "propose": (rule_of_proposals, (logits[None, :, 0], deltas[None, :, 0], some, sizes)),
+        "propose": (rule_of_proposals, ([logits[None, :, 0]], [deltas[None, :, 0]], [some], sizes)),
         "smooth_l1": (smooth_l1, (deltas, 1 / 9)),
         "rpn_loss": (partial(rpn_loss, batch=64, beta=1 / 9), (logits[None, :, 0], deltas[None, :, 0], [anchors])),
         "head_loss": (partial(head_loss, batch=64, beta=1.0), (*trained, 1)),

@@ -123,7 +123,7 @@ def test_the_detector_of_the_papers_trains_conv3_x_and_what_follows() -> None:
     )
     assert {name.split(".")[0] for name in decayed} == {"backbone", "rpn", "roi_heads"}
     assert not [name for name in decayed | exempt if name.startswith(("backbone.conv1", "backbone.conv2_x"))]
-    layers = {"rpn.head": ("conv", "objectness_logits", "anchor_deltas")}
+    layers = {"rpn.head": ("convs.0", "objectness_logits", "anchor_deltas")}
     layers |= {"roi_heads.box_predictor": ("cls_score", "bbox_pred")}
     assert exempt == {f"{part}.{layer}.bias" for part, names in layers.items() for layer in names}
 
