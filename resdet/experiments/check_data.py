@@ -30,8 +30,7 @@ from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import ImageError, read_image
 from resdet.experiments.runs import run_folder
 from resdet.io import write_text
-from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors
-from resdet.models.backbones.resnet import ResNetBackbone
+from resdet.models.build import build_anchors, strides_of
 from resdet.visualize import contact_sheet, draw_finding, plot_data, save_image
 
 SIZES = (0, 16, 32, 64, 128, 256, 512)  # pixels of the resized image; square roots of areas
@@ -107,14 +106,18 @@ def check_images(splits: Mapping[str, Annotations]) -> list[Finding]:
 
 def measure(splits: Mapping[str, Annotations], config: DetConfig) -> dict[str, Any]:
     """Counts of classes and sizes, and how well the recipe's anchors cover the objects, for each split."""
-    base = base_anchors(config.model.anchor_scales, config.model.anchor_ratios).double().numpy()
+    anchors, strides = build_anchors(config.model), strides_of(config.model)
     figures = {}
     for split, part in splits.items():
         short_side = max(config.data.short_sides) if split == config.data.train else config.data.test_short_side
         boxes, sizes = resized_boxes(part, short_side, config.data.max_side)
         every = max(1, len(boxes) // MANY)
-        offset = ANCHOR_OFFSETS[config.model.anchor_center]
-        overlap = anchor_overlap(boxes[::every], sizes[::every], base, ResNetBackbone.strides[0], offset)
+        some = boxes[::every], sizes[::every]
+        overlaps = [
+            anchor_overlap(*some, base, stride, anchors.offset)
+            for base, stride in zip(anchors.bases.double().numpy(), strides, strict=True)
+        ]
+        overlap = np.max(overlaps, 0)
         counts = np.bincount(part.labels, minlength=len(part.classes))
         figures[split] = {
             "images": len(part),

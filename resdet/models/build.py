@@ -11,7 +11,7 @@ from resdet.errors import UserError
 from resdet.models.anchors import AnchorGenerator
 from resdet.models.backbones import Backbone, Pixels
 from resdet.models.backbones.fpn import FPN, DilatedC5
-from resdet.models.backbones.resnet import ResNet
+from resdet.models.backbones.resnet import ResNet, ResNetBackbone
 from resdet.models.backbones.timm import timm_parts
 from resdet.models.backbones.vgg import VGG16Backbone, ZFBackbone
 from resdet.models.box_coder import BoxCoder
@@ -55,9 +55,7 @@ def build_detector(config: DetConfig, num_classes: int) -> FasterRCNN:
         levels=levels - 1,
     )
     box_head = build_box_head(model, network, pooler)
-    anchors = AnchorGenerator(
-        model.anchor_scales, model.anchor_ratios, model.anchor_center, levels, model.anchor_rounding
-    )
+    anchors = build_anchors(model)
     detector = FasterRCNN(
         PixelNorm(network.style),
         backbone,
@@ -87,6 +85,19 @@ def build_detector(config: DetConfig, num_classes: int) -> FasterRCNN:
         if part is not None and config.train_only == others:
             part.requires_grad_(False)
     return detector
+
+
+def build_anchors(model: ModelConfig) -> AnchorGenerator:
+    """The anchors of a detector."""
+    levels = len(strides_of(model))
+    return AnchorGenerator(
+        model.anchor_scales, model.anchor_ratios, model.anchor_center, levels, model.anchor_rounding
+    )
+
+
+def strides_of(model: ModelConfig) -> tuple[int, ...]:
+    """Pixels from cell to cell of each level that has anchors."""
+    return FPN.strides if model.features == "fpn" else ResNetBackbone.strides
 
 
 class Network(NamedTuple):

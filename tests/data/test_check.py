@@ -14,8 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from annotated import Picture, annotated
 
+from resdet.boxes import iou
+from resdet.config import DataConfig, DetConfig, ModelConfig
 from resdet.data import records
 from resdet.data.annotations import Annotations
 from resdet.data.check import (
@@ -29,7 +32,9 @@ from resdet.data.check import (
 from resdet.data.duplicates import fingerprint, twins
 from resdet.data.images import read_image
 from resdet.data.shapes import draw
+from resdet.experiments.check_data import measure
 from resdet.models.anchors import base_anchors, grid_anchors
+from resdet.models.build import build_anchors, strides_of
 
 
 def annotations(
@@ -186,6 +191,24 @@ def test_anchor_overlap_against_every_anchor_of_the_grid(offset: float) -> None:
             expected.append(best)
         found = anchor_overlap(boxes, np.tile([height, width], (8, 1)), base.numpy(), 16, offset)
         np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("features", ["c4", "fpn"])
+def test_the_anchors_of_each_level_are_measured(features: str) -> None:
+    """Images of 64 × 128 pixels that are not resized, against the anchors that the detector has."""
+    boxes = [[3, 5, 12, 13], [20, 20, 51, 60], [0, 0, 128, 64], [70, 3, 75, 9], [60, 30, 100, 58]]
+    part = annotated([Picture("a", (64, 128), boxes, [0] * len(boxes))], ("cat",))
+    config = DetConfig(
+        data=DataConfig(short_sides=(64,), test_short_side=64, max_side=128),
+        model=ModelConfig(features=features, anchor_scales=(8, 16, 32, 64, 128), anchor_center="corner"),
+    )
+    anchors, strides = build_anchors(config.model), strides_of(config.model)
+    every = torch.cat(anchors([(64 // stride, 128 // stride) for stride in strides], strides))
+    best = iou(torch.tensor(boxes).float(), every).amax(1)
+    figures = measure({"val": part}, config)["val"]["anchor_iou"]
+    expected = {str(least): float((best >= least).float().mean()) for least in (0.3, 0.5, 0.7)}
+    assert figures == pytest.approx(expected)
+    assert figures["0.3"] > figures["0.7"]
 
 
 def test_sizes_are_those_of_the_resized_images() -> None:
