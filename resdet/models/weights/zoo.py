@@ -19,6 +19,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, Fas
 from resdet.errors import UserError, reason
 from resdet.models.weights.detector_file import read_detector
 from resdet.models.weights.download import Digest, check_digits, download
+from resdet.models.weights.hub import PREFIX, hub_file
 from resdet.models.weights.resdet import read_model, save_model
 
 
@@ -115,8 +116,11 @@ def find(source: str | Path) -> ZooEntry | None:
 def local_path(source: str | Path) -> Path:
     """A path as it is; of a detector of the zoo, its file as resdet's, which the first use downloads and converts.
 
-    Raises UserError for a name that no detector has, and for a detector that cannot be had.
+    Of a detector on Hugging Face's hub, the file that the hub's package keeps. Raises UserError for a name that no
+    detector has, and for a detector that cannot be had.
     """
+    if Path(source).as_posix().startswith(PREFIX) and not os.path.exists(source):
+        return hub_file(Path(source).as_posix())
     entry = find(source)
     if entry is None:
         return Path(source)
