@@ -98,13 +98,15 @@ def _draw_box(canvas: np.ndarray, box: Sequence[float], color: tuple[int, ...], 
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, side: int = 480) -> np.ndarray:
-    """Images of any sizes (RGB) → one picture, each fitted into a cell of `side` pixels."""
-    rows = -(-len(images) // columns)
-    sheet = np.full((rows * side, columns * side, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        cell = resize(image, side, side - 4)
-        y, x = i // columns * side, i % columns * side
-        sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+    """Images of any sizes (RGB) → one picture, whose rows are as high as their images, and cells `side` wide."""
+    cells = [resize(image, side, side - 4) for image in images]
+    rows = [cells[first : first + columns] for first in range(0, len(cells), columns)]
+    heights = [4 + max(cell.shape[0] for cell in row) for row in rows]
+    sheet = np.full((sum(heights), columns * side, 3), 255, np.uint8)
+    for number, row in enumerate(rows):
+        y = sum(heights[:number])
+        for x, cell in enumerate(row):
+            sheet[y : y + cell.shape[0], x * side : x * side + cell.shape[1]] = cell
     return sheet
 
 

@@ -163,15 +163,19 @@ def test_names_that_opencv_cannot_draw_are_numbered(
 # Sheets, files, curves
 
 
-@pytest.mark.parametrize("count, shape", [(1, (50, 200, 3)), (4, (50, 200, 3)), (5, (100, 200, 3))])
-def test_a_contact_sheet_has_a_cell_for_each_image(count: int, shape: tuple[int, ...]) -> None:
-    sizes = [(80, 120), (200, 10), (1, 1), (10, 300), (50, 50)]
+@pytest.mark.parametrize("count, heights", [(0, []), (1, [31]), (3, [46]), (4, [46]), (5, [46, 46]), (6, [46, 46])])
+def test_a_contact_sheet_has_a_cell_for_each_image(count: int, heights: list[int]) -> None:
+    """Rows are as high as the highest of their images."""
+    sizes = [(80, 120), (200, 10), (1, 1), (10, 300), (50, 50), (40, 80)]
     sheet = contact_sheet([canvas(*size) for size in sizes[:count]], columns=4, side=50)
-    assert sheet.shape == shape and sheet.dtype == np.uint8
+    tops = [sum(heights[:row]) + 4 * row for row in range(len(heights))]
+    assert sheet.shape == (sum(heights) + 4 * len(heights), 200, 3) and sheet.dtype == np.uint8
     for index in range(count):
-        y, x = index // 4 * 50, index % 4 * 50
+        y, x = tops[index // 4], index % 4 * 50
         assert (sheet[y, x] == GREY).all(), "an image lies at the top left of its cell"
-        assert (sheet[y : y + 50, x + 46 : x + 50] == 255).all(), "cells do not touch"
+        assert (sheet[y : y + heights[index // 4], x + 46 : x + 50] == 255).all(), "cells do not touch"
+    for top, height in zip(tops, heights, strict=True):
+        assert (sheet[top + height : top + height + 4] == 255).all(), "nor do rows"
     assert ((sheet == GREY) | (sheet == 255)).all()
 
 
