@@ -86,7 +86,8 @@ def network_and_data(
     Raises UserError if the config is not that of the network.
     """
     file = load_model(weights)
-    there, here = asdict(replace(file.config.model, freeze=config.model.freeze)), asdict(config.model)
+    own = config.model  # of which the weights know better what norms add to variances
+    there, here = asdict(replace(file.config.model, freeze=own.freeze, norm_eps=own.norm_eps)), asdict(own)
     if there != here:
         names = [name for name in here if there[name] != here[name]]
         differences = ", ".join(f"model.{name} {there[name]} there, {here[name]} here" for name in names)

@@ -266,6 +266,31 @@ def test_other_commands_take_it(
     output.unlink()
 
 
+def test_it_is_evaluated_by_a_recipe_of_its_kind(
+    placed: ZooEntry, tmp_path: Path, shapes_root: Path, cli: Callable[..., Any]
+) -> None:
+    """Which need not say that its norms add nothing to variances."""
+    root = tmp_path / "voc"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(sorted((shapes_root / "JPEGImages").iterdir())[0], root / "JPEGImages/1.jpg")
+    box = "".join(
+        f"<{side}>{at}</{side}>" for side, at in zip(("xmin", "ymin", "xmax", "ymax"), (3, 4, 40, 50), strict=True)
+    )
+    (root / "Annotations/1.xml").write_text(
+        f"<annotation><object><name>cat</name><bndbox>{box}</bndbox></object></annotation>"
+    )
+    (root / "ImageSets/Main/val.txt").write_text("1\n")
+    recipe = tmp_path / "zoo_recipe.py"
+    recipe.write_text(
+        "from resdet.config import VOC_CLASSES, torchvision_fpn\nconfig = torchvision_fpn('v1', VOC_CLASSES, 18)\n"
+    )
+    where = ("--data.root", root, "--data.val", "val", "--runs", tmp_path / "runs")
+    sizes = ("--data.test-short-side", 64, "--data.max-side", 96)
+    status, out, err = cli("eval-det", recipe, "--weights", NAME, *where, *sizes)
+    assert (status, err) == (0, "") and "cat" in out
+
+
 def test_the_zoo_is_listed(placed: ZooEntry, cli: Callable[..., Any]) -> None:
     status, out, err = cli("zoo")
     assert (status, err) == (0, "")
