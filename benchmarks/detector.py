@@ -53,9 +53,9 @@ Sides = dict[str, Callable[[], Run]]
 """by their names, how to make them"""
 
 
-def resdet_run(model: FasterRCNN, dtype: torch.dtype) -> Run:
+def resdet_run(model: FasterRCNN, dtype: torch.dtype, keep: bool = True) -> Run:
     """The fast detector."""
-    return OptimizedRCNN(model, Runtime(0, 1, torch.device("cpu"), dtype))
+    return OptimizedRCNN(model, Runtime(0, 1, torch.device("cpu"), dtype), keep=keep)
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def fpn(proposals: int, size: tuple[int, int]) -> Sides:
         test = replace(config.test, pre_nms_topk=proposals, post_nms_topk=proposals)
         network = build_detector(replace(config, test=test), len(COCO_CLASSES))
         load_strictly(network, weights, "torchvision")
-        return resdet_run(network.eval().to(memory_format=torch.channels_last), dtype)
+        return resdet_run(network.eval().to(memory_format=torch.channels_last), dtype, keep=False)
 
     def channels_last(autocast: bool) -> Run:
         return partial(eager, theirs().to(memory_format=torch.channels_last), autocast)

@@ -72,7 +72,7 @@ def assemble(members: Sequence[Member], runtime: Runtime) -> OptimizedRCNN | Tes
     config = members[0][1].config
     models, test = [restore(file, source) for source, file in members], config.test
     if len(models) == 1 and not (test.scales or test.flip or test.refine):
-        return OptimizedRCNN(models[0], runtime)
+        return OptimizedRCNN(models[0], runtime, keep=False)
     short_side = config.data.test_short_side
     return TestTimeRCNN(
         models, runtime, short_side=short_side, scales=test.scales, flip=test.flip, refine=test.refine

@@ -19,17 +19,19 @@ from resdet.types import Detections, FeatureMaps
 
 
 class OptimizedRCNN(nn.Module):
-    """What `model`, which is left as it is, computes at test time.
+    """What `model` computes at test time.
 
     Args:
         model: the network, wherever it is
-        runtime: device and number type of the copy
+        runtime: device and number type
+        keep: rearrange a copy, and leave `model` as it is; otherwise it is taken apart, which saves its memory
     """
 
-    def __init__(self, model: FasterRCNN, runtime: Runtime) -> None:
+    def __init__(self, model: FasterRCNN, runtime: Runtime, *, keep: bool = True) -> None:
         super().__init__()
         self.runtime = runtime
-        self.model = optimize_detector(copy.deepcopy(model).eval().to(runtime.device), runtime)
+        own = copy.deepcopy(model) if keep else model
+        self.model = optimize_detector(own.eval().to(runtime.device), runtime)
 
     @torch.no_grad()
     def forward(

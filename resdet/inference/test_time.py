@@ -87,7 +87,7 @@ class TestTimeRCNN(nn.Module):
         for model in models:
             if scales:
                 model.scales = tuple(side / max(scales) for side in sorted(set(scales)))
-        self.models: Any = nn.ModuleList(OptimizedRCNN(model, runtime).model for model in models)
+        self.models: Any = nn.ModuleList(OptimizedRCNN(model, runtime, keep=False).model for model in models)
 
     @torch.no_grad()
     def forward(
