@@ -8,6 +8,7 @@ immediate.
 from __future__ import annotations
 
 import ast
+import atexit
 import importlib
 import logging
 import os
@@ -40,8 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             print(usage())
             sys.exit(0 if not arguments or name in HELP else 2)
-        if status := _status(name, arguments[1:]):
-            sys.exit(status)
+        status = _status(name, arguments[1:])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _leave(status)
+    if status:
+        sys.exit(status)
+
+
+def _leave(status: int) -> None:
+    """End a process of torchrun's as soon as Python is done with it.
+
+    torch's own threads now and then abort a process whose work is finished and saved ("terminate called without an
+    active exception"), when C++ destroys them at its end; torchrun would call the whole training run failed.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _status(name: str, arguments: Sequence[str]) -> int:
