@@ -133,6 +133,13 @@ def fpn(proposals: int, size: tuple[int, int]) -> Sides:
     def channels_last(autocast: bool) -> Run:
         return partial(eager, theirs().to(memory_format=torch.channels_last), autocast)
 
+    @cache
+    def export() -> Path:
+        """torchvision's own ONNX export, for images of this size."""
+        path = Path(tempfile.mkdtemp()) / "fasterrcnn_resnet50_fpn.onnx"
+        torch.onnx.export(theirs(), ([torch.rand(3, *size)],), str(path), opset_version=17, dynamo=False)
+        return path
+
     sides: Sides = {
         "torchvision": lambda: partial(eager, theirs(), False),
         "torchvision channels-last": lambda: channels_last(False),
@@ -141,9 +148,9 @@ def fpn(proposals: int, size: tuple[int, int]) -> Sides:
         "resdet bf16": lambda: ours(torch.bfloat16),
     }
     runtimes: Sides = {
-        "onnxruntime": lambda: onnxruntime_run(exported(theirs, size)),
-        "openvino": lambda: openvino_run(exported(theirs, size), "f32"),
-        "openvino bf16": lambda: openvino_run(exported(theirs, size), "bf16"),
+        "onnxruntime": lambda: onnxruntime_run(export()),
+        "openvino": lambda: openvino_run(export(), "f32"),
+        "openvino bf16": lambda: openvino_run(export(), "bf16"),
     }
     installed = {name: importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime", "openvino")}
     return sides | {
@@ -165,14 +172,6 @@ def from_numbers(boxes: Tensor, scores: Tensor, numbers: Tensor) -> Detections:
     place = torch.zeros(91, dtype=torch.int64)
     place[COCO_NUMBERS] = torch.arange(len(COCO_NUMBERS))
     return Detections(boxes.float(), scores.float(), place[numbers])
-
-
-def exported(make: Callable[[], nn.Module], size: tuple[int, int]) -> Path:
-    """torchvision's own ONNX export, for images of this size."""
-    path = Path(tempfile.gettempdir()) / f"fasterrcnn_resnet50_fpn_{size[0]}x{size[1]}.onnx"
-    if not path.is_file():
-        torch.onnx.export(make(), ([torch.rand(3, *size)],), str(path), opset_version=17, dynamo=False)
-    return path
 
 
 def onnxruntime_run(path: Path) -> Run:
@@ -256,7 +255,7 @@ def main() -> None:
     pyramid = options.network == "fpn"
     proposals = options.proposals or (1000 if pyramid else 300)
     height = options.short_side or (800 if pyramid else 600)
-    width = min(height * 5 // 3, 1333)
+    width = height * 5 // 3
     sides = fpn(proposals, (height, width)) if pyramid else c4(options.depth, proposals)
     names = options.only or list(sides)
     measured = names if options.memory is None else options.memory

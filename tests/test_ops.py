@@ -406,8 +406,9 @@ def test_levels_that_there_are_not_are_refused():
             ops.roi_align_levels(maps, rois, index, wrong, 3, LEVEL_SCALES)
     with pytest.raises(RuntimeError, match="a scale for each level"):
         ops.roi_align_levels(maps, rois, index, level, 3, LEVEL_SCALES[:2])
-    with pytest.raises(RuntimeError, match="one int64 level for each region"):
-        ops.roi_align_levels(maps, rois, index, level[:-1], 3, LEVEL_SCALES)
+    for wrong in (level[:-1], level.int(), level.float()):
+        with pytest.raises(RuntimeError, match="one int64 level for each region"):
+            ops.roi_align_levels(maps, rois, index, wrong, 3, LEVEL_SCALES)
     with pytest.raises(RuntimeError, match="same images, channels"):
         ops.roi_align_levels([maps[0], maps[1][:, :2], maps[2]], rois, index, level, 3, LEVEL_SCALES)
 

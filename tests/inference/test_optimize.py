@@ -84,7 +84,9 @@ def test_bfloat16_is_as_near_as_autocast_is(kind):
         ours = quick.roi_heads(quick.features(images, sizes), rois, sizes)[0]
         with torch.autocast("cpu", torch.bfloat16):
             theirs = model.roi_heads(model.features(images, sizes), rois, sizes)[0]
-    assert (ours - exact).norm() < 1.75 * (theirs - exact).norm() + 1e-3
+    # Where the head's norms are folded too, more biases are rounded: 1.45 to 1.63 over eight draws.
+    times = 1.75 if isinstance(kind, dict) and kind.get("head_norm") == "batch" else 1.5
+    assert (ours - exact).norm() < times * (theirs - exact).norm() + 1e-3
 
 
 def test_the_plain_detector_is_left_as_it_is():

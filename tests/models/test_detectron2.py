@@ -104,14 +104,16 @@ def test_a_converted_detector_finds_what_detectron2_does(
     with torch.no_grad():
         levels = backbone(kind, state, image)
         ours = model.features(images, sizes)
-        torch.testing.assert_close(ours.maps, [map_ for _, map_ in levels], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(
+            ours.maps, [map_ for _, map_ in levels], rtol=1e-4, atol=1e-3 if kind == "X" else 1e-4
+        )
         assert ours.strides == [stride for stride, _ in levels]
         proposals = find_proposals(kind, state, levels, (HEIGHT, WIDTH))
         (found,) = model.propose(model.score_anchors(ours), sizes)
         assert len(proposals) == PROPOSALS
         torch.testing.assert_close(found, proposals, rtol=1e-4, atol=1e-3)
         objects = find_objects(kind, state, levels, proposals, (HEIGHT, WIDTH))
-        assert 5 < len(objects) <= 100 and len({label for _, label, _ in objects}) > 2
+        assert 5 < len(objects) <= 100 and len({label for _, label, _ in objects}) > (3 if kind == "C4" else 2)
         for network in (model, OptimizedRCNN(model, start("cpu", "fp32"))):
             (detections,) = network(images, sizes)
             assert len(detections.boxes) == len(objects)

@@ -16,7 +16,7 @@ from resdet.config import COCO_CLASSES, VOC_CLASSES, DetConfig, ModelConfig, det
 from resdet.config import detectron2_fpn as fpn_config
 from resdet.errors import UserError
 from resdet.models.anchors import ANCHOR_OFFSETS
-from resdet.models.build import build_detector
+from resdet.models.build import build_detector, strides_of
 from resdet.models.layers.pixel_norm import STYLES
 from resdet.models.weights.msra import bottleneck_depth, detectron2_name
 from resdet.models.weights.strict import check_names
@@ -206,7 +206,7 @@ def _check_pixels(state: Mapping[str, Tensor], style: str, source: str) -> None:
 
 def _anchor_grid(model: ModelConfig) -> tuple[int, int, int]:
     """Levels, and scales and ratios of the anchors of each."""
-    levels = 5 if model.features == "fpn" else 1
+    levels = len(strides_of(model))
     return levels, len(model.anchor_scales) // levels, len(model.anchor_ratios)
 
 

@@ -45,7 +45,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     They may lie under any of `WRAPPERS`, one inside another. Floating-point numbers become float32; what is not a
     tensor, and Detectron's momenta, are left out. Raises UserError.
     """
-    content = _unwrapped(read_content(path))
+    content = read_content(path)
+    if isinstance(content, dict) and content.keys() >= TRAINING_STATE:
+        raise UserError(f"{path} is the state of a training run: pass the run folder {path.parent} instead.")
+    content = _unwrapped(content)
     tensors = {
         name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         for name, value in content.items()

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from resdet.config import ClsConfig, DetConfig
 from resdet.errors import UserError
 from resdet.models.weights.detector_file import read_detector
-from resdet.models.weights.foreign import TRAINING_STATE, read_content
 from resdet.models.weights.resdet import ModelFile, is_own, read_model
 from resdet.models.weights.zoo import local_path
 
@@ -34,9 +33,4 @@ def load_model(source: str | Path, kind: type[C] = DetConfig) -> ModelFile[C]:  
 def load_any_model(source: str | Path) -> ModelFile[Any]:
     """`load_model` whatever the file holds."""
     path = local_path(source)
-    if is_own(path):
-        return read_model(path)
-    content = read_content(path)
-    if isinstance(content, dict) and content.keys() >= TRAINING_STATE:
-        raise UserError(f"{path} is the state of a training run: pass the run folder {path.parent} instead.")
-    return read_detector(path)
+    return read_model(path) if is_own(path) else read_detector(path)

@@ -36,6 +36,7 @@ void check_levels(const std::optional<Tensor>& level, size_t count, const std::v
   STD_TORCH_CHECK(scales.size() == count && (count == 1 || level.has_value()),
                   "There must be a scale for each level, and a level for each region.");
   if (!level.has_value()) return;
+  STD_TORCH_CHECK(level->scalar_type() == ScalarType::Long, "There must be one int64 level for each region.");
   const Tensor own = torch::stable::contiguous(*level);
   const auto* levels = static_cast<const int64_t*>(own.data_ptr());
   for (int64_t r = 0; r < own.numel(); ++r) {
