@@ -205,7 +205,8 @@ def main() -> None:
         if due(step, config.solver.eval_every, config.solver.steps):
             for name, network in networks.items():
                 figures = score(network, validation, config, runtime)
-                curves.append({"step": step, "network": name, "map07": figures["map07"], "map": figures["map"]})
+                figures = {key: figures[key] for key in ("map07", "map", "ap")}
+                curves.append({"step": step, "network": name, **figures})
                 print(curves[-1], flush=True)
     report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
 
@@ -221,7 +222,8 @@ def report(seconds: dict[str, list[float]], curves: list[dict], path: Path) -> N
     for name, values in seconds.items():
         last = next(row for row in reversed(curves) if row["network"] == name)
         median = statistics.median(values)
-        print(f"{name:12} {median:.3f} s/step (median)  mAP07 {last['map07']:.4f}  mAP {last['map']:.4f}")
+        figures = "  ".join(f"{key} {last[key]:.4f}" for key in ("map07", "map", "ap"))
+        print(f"{name:12} {median:.3f} s/step (median)  {figures}")
     print(f"torchvision / resdet, step by step: {statistics.median(ratios):.2f} (median)")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"seconds": seconds, "curves": curves}))

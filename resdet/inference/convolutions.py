@@ -28,13 +28,17 @@ def fused_conv2d(
         joined: a shortcut is added
     """
     outputs, inputs, kernel, _ = weight.shape
-    simple = like.stride == like.dilation == (1, 1) and like.groups == 1
+    exact = runtime.dtype == torch.float32
     kind = FusedConv2d
     if _packs(runtime):
-        # oneDNN's matrix products are faster than its 1×1 convolutions, but cannot add in place.
-        kind = MatrixConv2d if simple and kernel == 1 and not joined else PackedConv2d
-        exact = runtime.dtype == torch.float32 and ops.has_native_kernel(weight.new_empty(0, device=runtime.device))
-        if simple and kernel == 3 and exact and winograd_pays(inputs, outputs):
+        kind = PackedConv2d
+        if kernel == 1 and like.groups == 1:
+            # oneDNN's matrix products are faster than its 1×1 convolutions, up to seven times where the outputs are
+            # many, but add in a second pass over memory, which often costs more.
+            kind = MatrixConv2d if not joined or (exact and outputs >= 1024) else PackedConv2d
+        native = exact and ops.has_native_kernel(weight.new_empty(0, device=runtime.device))
+        simple = like.stride == like.dilation == (1, 1) and like.groups == 1
+        if simple and kernel == 3 and native and winograd_pays(inputs, outputs):
             kind = WinogradConv2d
     weight = weight.detach().to(runtime.device, runtime.dtype, memory_format=torch.channels_last)
     return kind(like, weight, None if bias is None else bias.detach().to(runtime.device, runtime.dtype))
@@ -92,7 +96,7 @@ class PackedConv2d(FusedConv2d):
 
 
 class MatrixConv2d(FusedConv2d):
-    """1×1 at stride 1, by oneDNN's matrix product; nothing can be added."""
+    """1×1, by oneDNN's matrix product of the pixels."""
 
     def pack(self, weight: Tensor) -> Tensor:
         """As in FusedConv2d."""
@@ -100,10 +104,14 @@ class MatrixConv2d(FusedConv2d):
 
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """As in FusedConv2d."""
-        assert added is None
-        pixels = x.to(self.dtype).permute(0, 2, 3, 1)
-        after = "relu" if relu else "none"
-        y = torch.ops.mkldnn._linear_pointwise(pixels, self.weight, self.bias, after, [], "")
+        down, right = self.stride
+        pixels = x.to(self.dtype).permute(0, 2, 3, 1)[:, ::down, ::right].contiguous()
+        matrix = self.weight, self.bias
+        if added is None:
+            y = torch.ops.mkldnn._linear_pointwise(pixels, *matrix, "relu" if relu else "none", [], "")
+        else:
+            y = torch.ops.mkldnn._linear_pointwise.binary(pixels, added.permute(0, 2, 3, 1), *matrix, "add")
+            y = y.relu_() if relu else y
         return y.permute(0, 3, 1, 2)
 
 

@@ -124,11 +124,11 @@ def test_regions_go_through_the_head_in_parts(count, monkeypatch):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def expected_class(kernel: int, stride: int, joined: bool) -> type[FusedConv2d]:
-    """What `fused_conv2d` should choose in float32 for 64 channels."""
+def expected_class(kernel: int, stride: int, outputs: int, joined: bool) -> type[FusedConv2d]:
+    """What `fused_conv2d` should choose in float32 for 64 inputs."""
     if not convolutions._packs(ALONE):
         return FusedConv2d
-    if kernel == stride == 1 and not joined:
+    if kernel == 1 and (not joined or outputs == 1024):
         return MatrixConv2d
     return WinogradConv2d if kernel == 3 and stride == 1 and ops.has_native_kernel(torch.zeros(1)) else PackedConv2d
 
@@ -136,9 +136,10 @@ def expected_class(kernel: int, stride: int, joined: bool) -> type[FusedConv2d]:
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("kernel, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_a_fused_convolution_is_its_steps_one_after_the_other(kernel, stride, joined, relu, packed):
+@pytest.mark.parametrize("outputs", [80, 1024])
+def test_a_fused_convolution_is_its_steps_one_after_the_other(outputs, kernel, stride, joined, relu, packed):
     torch.manual_seed(0)
-    conv, norm = Conv2d(64, 80, kernel, stride).eval(), FrozenBatchNorm2d(80)
+    conv, norm = Conv2d(64, outputs, kernel, stride).eval(), FrozenBatchNorm2d(outputs)
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
     norm.weight.normal_()
@@ -151,7 +152,7 @@ def test_a_fused_convolution_is_its_steps_one_after_the_other(kernel, stride, jo
     expected = expected + added if added is not None else expected
     expected = expected.clamp(min=0) if relu else expected
     fused = fused_conv2d(conv, *fold(conv, norm), ALONE, joined=joined)
-    assert fused.__class__ is expected_class(kernel, stride, joined)
+    assert fused.__class__ is expected_class(kernel, stride, outputs, joined)
     with torch.no_grad():
         result = fused(x.contiguous(memory_format=torch.channels_last), added, relu)
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
