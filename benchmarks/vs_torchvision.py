@@ -1,12 +1,13 @@
-"""Train resdet's detector and torchvision's side by side, on the same batches, and compare mAP and seconds a step.
+"""Train resdet's detector and torchvision's side by side on the same batches: mAP, seconds a step and an image.
 
     python benchmarks/vs_torchvision.py configs/bccd_r18.py --solver.steps 1000
 
 torchvision's FasterRCNN is assembled on its own ResNet of the same depth, split after conv4 or with a feature
 pyramid like ours, with the recipe's anchors, thresholds and counts; it starts from the same weights of conv1 to
 conv5. Each batch is given to one network, then to the other, through the same optimizer step. For recipes that
-train from scratch (norm "sync_batch"). Prints a table; all figures go into runs/NAME_vs_torchvision.json, the
-curves into a .png beside it.
+train from scratch (norm "sync_batch"). Then images of the validation split are given to both one by one, and to
+what resdet makes of its network for `Detector`. Prints a table; all figures go into runs/NAME_vs_torchvision.json,
+the curves into a .png beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +33,22 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from resdet.config import DetConfig, ModelConfig, load_config
-from resdet.data.build import read_annotations, training_batches
+from resdet.data.annotations import Annotations
+from resdet.data.build import read_annotations, training_batches, validation_batches
 from resdet.engine import runtime as runtimes
 from resdet.engine.loop import train_step
 from resdet.engine.solver import build_optimizer, lr_at
-from resdet.evaluation.predict import to_device
+from resdet.evaluation.predict import Detecting, to_device
 from resdet.experiments.evaluate import score
+from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.layers.pixel_norm import STYLES
 from resdet.models.weights.torchvision import from_torchvision
 from resdet.seeds import Purpose, seed_everything
 from resdet.types import Detections, Losses, Target
+
+IMAGES, WARMUP = 20, 2
 
 
 class Torchvision(nn.Module):
@@ -209,6 +216,27 @@ def main() -> None:
                 curves.append({"step": step, "network": name, **figures})
                 print(curves[-1], flush=True)
     report(seconds, curves, Path(config.runs) / f"{config.name}_vs_torchvision.json")
+    detectors: dict[str, Detecting] = {**networks, "Detector": OptimizedRCNN(ours, runtime)}
+    for name, of_images in image_seconds(detectors, validation, config, runtime).items():
+        print(f"{name:12} {statistics.median(of_images):.3f} s/image (median)")
+
+
+@torch.no_grad()
+def image_seconds(
+    detectors: dict[str, Detecting], validation: Annotations, config: DetConfig, runtime: runtimes.Runtime
+) -> dict[str, list[float]]:
+    """The seconds that each detector takes for each of some images, in turns; the first ones warm them up."""
+    one = replace(config, test=replace(config.test, batch_size=1))
+    seconds: dict[str, list[float]] = {name: [] for name in detectors}
+    for batch in islice(validation_batches(validation, one, runtime), IMAGES + WARMUP):
+        images, sizes, *_ = to_device(batch, runtime.device, with_targets=False)
+        for name, detector in detectors.items():
+            detector.eval()
+            started = time.perf_counter()
+            with runtime.autocast():
+                detector(images, sizes)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: of_images[WARMUP:] for name, of_images in seconds.items()}
 
 
 def due(step: int, every: int, steps: int) -> bool:

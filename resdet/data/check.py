@@ -13,8 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from resdet.data.annotations import Annotations
+from resdet.models.anchors import AnchorGenerator
 
 MANY_CLASSES = 20  # without objects: more of them are one finding
+MANY_BOXES = 100_000  # that anchors are measured against
 
 
 class Finding(NamedTuple):
@@ -210,6 +212,14 @@ def anchor_overlap(
     intersection = overlap.clip(0).prod(2)  # (B, A)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (base[:, 2:] - base[:, :2]).prod(1)
     return (intersection / (areas - intersection)).max(1)
+
+
+def best_overlap(boxes: np.ndarray, sizes: np.ndarray, anchors: AnchorGenerator, strides: Sequence[int]) -> np.ndarray:
+    """As `anchor_overlap`, of the anchors of all levels; of very many boxes, evenly spread ones stand for all."""
+    every = max(1, len(boxes) // MANY_BOXES)
+    bases = anchors.bases.double().numpy()
+    some = boxes[::every], sizes[::every]
+    return np.max([anchor_overlap(*some, *level, anchors.offset) for level in zip(bases, strides, strict=True)], 0)
 
 
 def size_histogram(boxes: np.ndarray, edges: Sequence[float]) -> list[int]:

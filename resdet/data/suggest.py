@@ -10,14 +10,16 @@ import numpy as np
 
 from resdet.config import DataConfig, DetConfig, ModelConfig, RoIConfig, RPNConfig, SolverConfig, TestConfig
 from resdet.data.annotations import Annotations
-from resdet.data.check import anchor_overlap, objects_per_image, resized_boxes
-from resdet.models.anchors import ANCHOR_OFFSETS, base_anchors
+from resdet.data.check import best_overlap, objects_per_image, resized_boxes
+from resdet.models.anchors import AnchorGenerator
+from resdet.models.backbones.fpn import FPN
 from resdet.models.backbones.resnet import ResNetBackbone
 
-SMALLEST = 1.5 * ResNetBackbone.strides[0]  # pixels; objects of fewer cells are hardly found
+CELL = ResNetBackbone.strides[0]
+SMALLEST = 1.5 * CELL  # pixels; objects of fewer cells are hardly found
+SMALL = 4 * CELL  # pixels; smaller objects gain from a feature pyramid (docs/studies.md)
 LARGEST_SIDE, ENLARGE = 800, 1.5  # pixels of a shorter side; and no image is enlarged more than this
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 500, 20_000
-MANY = 100_000  # boxes that are looked at for the anchors
 ANCHOR_CENTER: Literal["corner"] = "corner"  # small objects: where a cell looks (CONVENTIONS.md)
 RATIOS: tuple[float, ...] = (0.5, 1, 2)
 MORE_RATIOS: tuple[float, ...] = (0.25, 0.5, 1, 2, 4)
@@ -42,7 +44,8 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
     """
     short_side, max_side, why_size = suggest_size(training)
     boxes, sizes = resized_boxes(training, short_side, max_side)
-    scales, ratios, why_anchors = suggest_anchors(boxes, sizes)
+    features, why_features = suggest_features(boxes, gpu)
+    scales, ratios, why_anchors = suggest_anchors(boxes, sizes, features)
     batch, depth = 8 if gpu else 4, suggest_depth(gpu)
     steps = int(np.clip(EPOCHS * len(training) // batch, FEWEST_STEPS, MOST_STEPS)) // 10 * 10
     data = replace(
@@ -61,9 +64,8 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
         anchor_scales=scales,
         anchor_ratios=ratios,
         anchor_center=ANCHOR_CENTER,
-        rpn_channels=512 if gpu else 256,
         pooling="align",
-        pool_size=7 if gpu else 4,
+        **(of_pyramid if features == "fpn" else of_c4)(gpu, pretrained),
     )
     config = DetConfig(
         init_weights="torchvision" if pretrained else "",
@@ -82,6 +84,7 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
     reasons = [
         f"ResNet-{depth} {start}{'' if gpu else ', for a CPU'}.",
         why_size,
+        why_features,
         why_anchors,
         f"{steps} steps of {batch} images pass over the {len(training)} images {passes}.",
     ]
@@ -94,6 +97,26 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
     if data.val == data.train:
         reasons.append(f"There is only the split {data.train}: the metrics will show how well it is memorized.")
     return Suggestion(config, reasons)
+
+
+def of_c4(gpu: bool, pretrained: bool) -> dict[str, Any]:
+    """What `ModelConfig` says of a detector whose regions are pooled from conv4, for a GPU or for a CPU."""
+    return {"rpn_channels": 512 if gpu else 256, "pool_size": 7 if gpu else 4}
+
+
+def of_pyramid(gpu: bool, pretrained: bool) -> dict[str, Any]:
+    """What `ModelConfig` says of a feature pyramid: Lin et al. 2017 for a GPU, half the channels for a CPU."""
+    channels = 256 if gpu else 128
+    return {
+        "features": "fpn",
+        "fpn_channels": channels,
+        "head_norm": "none" if pretrained else "sync_batch",
+        "rpn_channels": channels,
+        "sampling_ratio": 2,
+        "box_head": "conv_fc",
+        "fc_dims": (4 * channels, 4 * channels),
+        "dropout": 0.0,
+    }
 
 
 def for_crowds(test: TestConfig, most: int) -> TestConfig:
@@ -148,18 +171,27 @@ def suggest_size(annotations: Annotations) -> tuple[int, int, str]:
     return short_side, max_side, reason
 
 
-def suggest_anchors(boxes: np.ndarray, sizes: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+def suggest_features(boxes: np.ndarray, gpu: bool) -> tuple[Literal["c4", "fpn"], str]:
+    """The feature maps for (B, 4) boxes of the resized images, and the reason."""
+    roots = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    small = float(np.percentile(roots, 10))
+    if small < SMALL:
+        return "fpn", f"A feature pyramid: one object in ten is smaller than {small:.0f} pixels."
+    return "c4", f"c4"
+
+
+def suggest_anchors(
+    boxes: np.ndarray, sizes: np.ndarray, features: Literal["c4", "fpn"]
+) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     """Scales, ratios and the reason, for (B, 4) boxes in images of (B, 2) heights and widths."""
-    every = max(1, len(boxes) // MANY)
-    boxes, sizes = boxes[::every], sizes[::every]
+    strides, counts = (FPN.strides, (5,)) if features == "fpn" else (ResNetBackbone.strides, (3, 4, 5))
 
     def reach(scales: Sequence[float], ratios: Sequence[float]) -> float:
-        base = base_anchors(scales, ratios).double().numpy()
-        overlap = anchor_overlap(boxes, sizes, base, ResNetBackbone.strides[0], ANCHOR_OFFSETS[ANCHOR_CENTER])
-        return float((overlap >= 0.5).mean())
+        anchors = AnchorGenerator(scales, ratios, ANCHOR_CENTER, len(strides))
+        return float((best_overlap(boxes, sizes, anchors, strides) >= 0.5).mean())
 
     powers = [8.0 * 2**n for n in range(7)]  # 8 to 512
-    runs = [tuple(powers[a : a + count]) for count in (3, 4, 5) for a in range(len(powers) - count + 1)]
+    runs = [tuple(powers[a : a + count]) for count in counts for a in range(len(powers) - count + 1)]
     reached = {run: reach(run, RATIOS) for run in runs}
     best = max(reached.values())
     scales = next(
@@ -172,7 +204,7 @@ def suggest_anchors(boxes: np.ndarray, sizes: np.ndarray) -> tuple[tuple[float, 
     named, shapes = (", ".join(f"{value:g}" for value in values) for values in (scales, ratios))
     reason = (
         f"Anchors of {named} pixels and ratios {shapes} overlap {100 * share:.0f} % of the objects with an IoU of "
-        f"0.5 or more; {'more scales' if len(scales) < 5 else 'other ones'} would add less than 1 %."
+        f"0.5 or more; {'more scales' if len(scales) < max(counts) else 'other ones'} would add less than 1 %."
     )
     return scales, ratios, reason
 

@@ -19,7 +19,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.build import describe, read_annotations
 from resdet.data.check import (
     Finding,
-    anchor_overlap,
+    best_overlap,
     check_annotations,
     check_crowds,
     resized_boxes,
@@ -34,7 +34,6 @@ from resdet.models.build import build_anchors, strides_of
 from resdet.visualize import contact_sheet, draw_finding, plot_data, save_image
 
 SIZES = (0, 16, 32, 64, 128, 256, 512)  # pixels of the resized image; square roots of areas
-MANY = 100_000  # boxes that anchors are measured against
 SHOWN = 3  # sentences of a kind in the summary
 WORST = 16  # pictures of the sheet
 logger = logging.getLogger(__name__)
@@ -111,13 +110,7 @@ def measure(splits: Mapping[str, Annotations], config: DetConfig) -> dict[str, A
     for split, part in splits.items():
         short_side = max(config.data.short_sides) if split == config.data.train else config.data.test_short_side
         boxes, sizes = resized_boxes(part, short_side, config.data.max_side)
-        every = max(1, len(boxes) // MANY)
-        some = boxes[::every], sizes[::every]
-        overlaps = [
-            anchor_overlap(*some, base, stride, anchors.offset)
-            for base, stride in zip(anchors.bases.double().numpy(), strides, strict=True)
-        ]
-        overlap = np.max(overlaps, 0)
+        overlap = best_overlap(boxes, sizes, anchors, strides)
         counts = np.bincount(part.labels, minlength=len(part.classes))
         figures[split] = {
             "images": len(part),

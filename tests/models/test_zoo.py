@@ -252,6 +252,23 @@ def test_training_starts_from_it(placed: ZooEntry) -> None:
     assert all(torch.equal(weights[n], t) for n, t in own.items() if not n.startswith("roi_heads.box_predictor"))
 
 
+def test_one_command_fine_tunes(
+    placed: ZooEntry, shapes_root: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from resdet.config import SHAPES_CLASSES, torchvision_fpn\n"
+        "config = torchvision_fpn('v1', SHAPES_CLASSES, 18)\n"
+    )
+    where = ("--data.format", "voc", "--data.root", shapes_root, "--data.train", "train", "--data.val", "val")
+    sizes = ("--data.short-sides", 64, "--data.test-short-side", 64, "--data.max-side", 96, "--data.workers", 0)
+    solver = ("--solver.steps", 1, "--solver.batch-size", 2, "--solver.milestones", "--solver.precision", "fp32")
+    run = ("--runs", tmp_path / "runs", "--device", "cpu", "--test.post-nms-topk", 20)
+    status, out, err = cli("train-det", recipe, "--init-weights", NAME, *where, *sizes, *solver, *run)
+    assert status == 0 and f"comes from {NAME}" in out + err, err
+    assert (tmp_path / "runs/mine/model.safetensors").is_file()
+
+
 def test_other_commands_take_it(
     placed: ZooEntry, recipe: Path, tmp_path: Path, cli: Callable[..., Any], complains: Callable[..., None]
 ) -> None:
