@@ -214,7 +214,9 @@ def anchor_overlap(
     return (intersection / (areas - intersection)).max(1)
 
 
-def best_overlap(boxes: np.ndarray, sizes: np.ndarray, anchors: AnchorGenerator, strides: Sequence[int]) -> np.ndarray:
+def best_overlap(
+    boxes: np.ndarray, sizes: np.ndarray, anchors: AnchorGenerator, strides: Sequence[int]
+) -> np.ndarray:
     """As `anchor_overlap`, of the anchors of all levels; of very many boxes, evenly spread ones stand for all."""
     every = max(1, len(boxes) // MANY_BOXES)
     bases = anchors.bases.double().numpy()

@@ -21,6 +21,7 @@ SMALL = 4 * CELL  # pixels; smaller objects gain from a feature pyramid (docs/st
 LARGEST_SIDE, ENLARGE = 800, 1.5  # pixels of a shorter side; and no image is enlarged more than this
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 500, 20_000
 ANCHOR_CENTER: Literal["corner"] = "corner"  # small objects: where a cell looks (CONVENTIONS.md)
+Features = Literal["c4", "fpn"]
 RATIOS: tuple[float, ...] = (0.5, 1, 2)
 MORE_RATIOS: tuple[float, ...] = (0.25, 0.5, 1, 2, 4)
 
@@ -65,7 +66,7 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
         anchor_ratios=ratios,
         anchor_center=ANCHOR_CENTER,
         pooling="align",
-        **(of_pyramid if features == "fpn" else of_c4)(gpu, pretrained),
+        **settings_of(features, gpu, pretrained),
     )
     config = DetConfig(
         init_weights="torchvision" if pretrained else "",
@@ -99,13 +100,10 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
     return Suggestion(config, reasons)
 
 
-def of_c4(gpu: bool, pretrained: bool) -> dict[str, Any]:
-    """What `ModelConfig` says of a detector whose regions are pooled from conv4, for a GPU or for a CPU."""
-    return {"rpn_channels": 512 if gpu else 256, "pool_size": 7 if gpu else 4}
-
-
-def of_pyramid(gpu: bool, pretrained: bool) -> dict[str, Any]:
-    """What `ModelConfig` says of a feature pyramid: Lin et al. 2017 for a GPU, half the channels for a CPU."""
+def settings_of(features: Features, gpu: bool, pretrained: bool) -> dict[str, Any]:
+    """What `ModelConfig` says of these feature maps; for a CPU, half of what the papers have."""
+    if features == "c4":
+        return {"rpn_channels": 512 if gpu else 256, "pool_size": 7 if gpu else 4}
     channels = 256 if gpu else 128
     return {
         "features": "fpn",
@@ -165,23 +163,30 @@ def suggest_size(annotations: Annotations) -> tuple[int, int, str]:
     max_side = int(np.ceil(short_side * min(aspect, 2) / 16)) * 16
     reason = (
         f"Images get a shorter side of {short_side} pixels (their median is {short:.0f}): nine objects in ten are "
-        f"then {small * short_side:.0f} pixels or larger (square root of the area); a cell of the feature map has "
-        f"{ResNetBackbone.strides[0]}."
+        f"then {small * short_side:.0f} pixels or larger (square root of the area)."
     )
     return short_side, max_side, reason
 
 
-def suggest_features(boxes: np.ndarray, gpu: bool) -> tuple[Literal["c4", "fpn"], str]:
+def suggest_features(boxes: np.ndarray, gpu: bool) -> tuple[Features, str]:
     """The feature maps for (B, 4) boxes of the resized images, and the reason."""
-    roots = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
-    small = float(np.percentile(roots, 10))
+    small = float(np.percentile(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)), 10))
+    if gpu:
+        return "fpn", "A feature pyramid finds small objects better than one map (C4), and on a GPU it is faster."
+    cost = "on a CPU a training step with it takes about 1.5 times as long (docs/studies.md)"
     if small < SMALL:
-        return "fpn", f"A feature pyramid: one object in ten is smaller than {small:.0f} pixels."
-    return "c4", f"c4"
+        return "fpn", (
+            f"A feature pyramid, since one object in ten is smaller than {small:.0f} pixels: its finest cells have "
+            f"{FPN.strides[0]}, those of one map (C4) {CELL}. It finds more of them; {cost}."
+        )
+    return "c4", (
+        f"One feature map with cells of {CELL} pixels (C4), since nine objects in ten are {small:.0f} pixels or "
+        f"larger. A feature pyramid would help with smaller ones; {cost}."
+    )
 
 
 def suggest_anchors(
-    boxes: np.ndarray, sizes: np.ndarray, features: Literal["c4", "fpn"]
+    boxes: np.ndarray, sizes: np.ndarray, features: Features
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     """Scales, ratios and the reason, for (B, 4) boxes in images of (B, 2) heights and widths."""
     strides, counts = (FPN.strides, (5,)) if features == "fpn" else (ResNetBackbone.strides, (3, 4, 5))

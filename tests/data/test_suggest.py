@@ -11,7 +11,7 @@ import pytest
 from annotated import Picture, annotated
 
 from resdet.config import SHAPES_CLASSES, DataConfig, DetConfig, ModelConfig, load_config
-from resdet.data.suggest import suggest, suggest_anchors, suggest_size, to_source
+from resdet.data.suggest import Features, suggest, suggest_anchors, suggest_features, suggest_size, to_source
 from resdet.experiments.new_recipe import choose_splits
 
 
@@ -35,14 +35,25 @@ def test_small_objects_get_large_images(side: float, short: int, low: int, high:
     assert str(short_side) in reason
 
 
+@pytest.mark.parametrize("features", ["c4", "fpn"])
 @pytest.mark.parametrize(("side", "aspect"), [(30, 1), (60, 1), (130, 1), (80, 4)])
-def test_anchors_fit_the_objects(side: float, aspect: float) -> None:
+def test_anchors_fit_the_objects(side: float, aspect: float, features: Features) -> None:
     own = squares(side, aspect=aspect)
     sizes = np.tile(own.sizes[0], (len(own.boxes), 1)).astype(float)
-    scales, ratios, reason = suggest_anchors(own.boxes, sizes)
+    scales, ratios, reason = suggest_anchors(own.boxes, sizes, features)
     root = side * aspect**0.5
-    assert any(root / 1.5 < scale < root * 1.5 for scale in scales) and len(scales) == 3
+    assert any(root / 1.5 < scale < root * 1.5 for scale in scales) and len(scales) == (
+        5 if features == "fpn" else 3
+    )
     assert len(ratios) == (5 if aspect == 4 else 3) and f"{scales[0]:g}" in reason
+
+
+@pytest.mark.parametrize(
+    ("side", "gpu", "features"), [(30, False, "fpn"), (60, False, "fpn"), (90, False, "c4"), (90, True, "fpn")]
+)
+def test_small_objects_and_gpus_get_a_pyramid(side: float, gpu: bool, features: Features) -> None:
+    chosen, reason = suggest_features(squares(side).boxes, gpu)
+    assert chosen == features and (gpu or "1.5 times" in reason)
 
 
 @pytest.mark.parametrize(("count", "limit"), [(100, 100), (101, 200), (1500, 2300)])
@@ -57,9 +68,10 @@ def test_crowds_may_be_found(count: int, limit: int) -> None:
 
 @pytest.mark.parametrize("gpu", [True, False])
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool, pretrained: bool) -> None:
+@pytest.mark.parametrize("side", [60, 200])
+def test_a_recipe_is_read_back_as_it_was_written(tmp_path: Path, gpu: bool, pretrained: bool, side: float) -> None:
     data = DataConfig(format="yolo", root="it's/here", train="train", val="train", split_file="a b.json")
-    suggestion = suggest(squares(60), data, gpu, pretrained)
+    suggestion = suggest(squares(side), data, gpu, pretrained)
     path = tmp_path / "mine.py"
     path.write_text(to_source(suggestion.config))
     read = load_config(path, ["--name", ""])
