@@ -23,11 +23,10 @@ import torch
 
 from resdet.boxes import resize as resize_boxes
 from resdet.config import Depth, DetConfig
-from resdet.data.detection import pad
 from resdet.data.images import read_image
+from resdet.data.resize import pad, resize
 from resdet.data.selective_search import selective_search
 from resdet.data.shapes import render
-from resdet.data.transforms import resize
 from resdet.engine import runtime as runtimes
 from resdet.engine.runtime import Runtime
 from resdet.evaluation.stages import time_stages

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resdet.data.transforms import resize
+from resdet.data.resize import resize
 from resdet.evaluation.stages import Stages
 from resdet.io import write_atomically
 from resdet.lettering import lettering, one_line, report_numbers

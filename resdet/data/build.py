@@ -15,8 +15,9 @@ from resdet.data.detection import DetectionDataset
 from resdet.data.formats import FORMATS
 from resdet.data.loader import TrainSampler, repeat_factors, test_batches, train_batches
 from resdet.data.proposals import Proposals, read_proposals
+from resdet.data.resize import fit_size
 from resdet.data.split_file import read_split_file, select_splits
-from resdet.data.transforms import TestTransform, TrainTransform, fit_size
+from resdet.data.transforms import TestTransform, TrainTransform
 from resdet.data.tree import Tree
 from resdet.engine.runtime import Runtime
 from resdet.errors import UserError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from resdet.data.annotations import Annotations
 from resdet.data.images import ImageError, read_image
 from resdet.data.loader import ImageDataset, Unreadable
 from resdet.data.proposals import Proposals
+from resdet.data.resize import pad
 from resdet.data.transforms import TestTransform, TrainTransform
 from resdet.types import Batch, Target
 
@@ -98,12 +98,3 @@ def _with_proposals(target: Target, proposals: Tensor) -> Target:
         field.new_full((len(proposals),), fill) for field, fill in ((target.labels, -1), (target.difficult, 0))
     )
     return Target(*(torch.cat(pair) for pair in zip(target, (proposals, labels, difficult), strict=True)))
-
-
-def pad(images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """(H_i, W_i, 3) uint8 → (N, 3, H, W), zeros at the right and at the bottom, and (N, 2) sizes without them."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    padded = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
-    for canvas, image in zip(padded, images, strict=True):
-        canvas[:, : image.shape[0], : image.shape[1]] = torch.from_numpy(image).permute(2, 0, 1)
-    return padded, torch.tensor([image.shape[:2] for image in images])

@@ -10,19 +10,8 @@ import torch
 
 from resdet.boxes import resize as resize_boxes
 from resdet.data.augment import A, Augmentation, seed_pipeline
+from resdet.data.resize import resize
 from resdet.types import Target
-
-
-def fit_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """Height and width that make the shorter side `short_side`, or the longer `max_side` if that is smaller."""
-    scale = min(short_side / min(height, width), max_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def resize(image: np.ndarray, short_side: int, max_side: int) -> np.ndarray:
-    """(H, W, 3) → the same image at `fit_size`, bilinear as in the authors' code."""
-    height, width = fit_size(image.shape[0], image.shape[1], short_side, max_side)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 class TrainTransform:

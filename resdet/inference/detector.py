@@ -16,8 +16,7 @@ from torch import Tensor
 
 from resdet.boxes import resize as resize_boxes
 from resdet.config import DetConfig, TestConfig, check_config
-from resdet.data.detection import pad
-from resdet.data.transforms import resize
+from resdet.data.resize import pad, resize
 from resdet.engine import runtime as runtimes
 from resdet.engine.forks import safe_after_fork
 from resdet.engine.runtime import Runtime

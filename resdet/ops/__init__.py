@@ -8,9 +8,9 @@ torchvision's where those could not be built. Regions and boxes always count in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torchvision.ops
 from torch import Tensor
 
 from resdet.ops import library
@@ -40,7 +40,7 @@ def roi_pool(
     if _served(features):
         return library.OPS.roi_pool(_typed(features), rois, image_index, size, scale, stride)[0].to(features.dtype)
     full = _full_precision(features)
-    pooled = torchvision.ops.roi_pool(full, _indexed(rois, image_index, full.dtype), size, scale)
+    pooled = _torchvision().roi_pool(full, _indexed(rois, image_index, full.dtype), size, scale)
     return pooled[:, :, ::stride, ::stride].to(features.dtype)
 
 
@@ -67,7 +67,7 @@ def roi_align(
         how = (size, [scale], sampling_ratio, aligned, stride)
         return library.OPS.roi_align([_typed(features)], rois, image_index, None, *how).to(features.dtype)
     full = _full_precision(features)
-    pooled = torchvision.ops.roi_align(
+    pooled = _torchvision().roi_align(
         full, _indexed(rois, image_index, full.dtype), size, scale, sampling_ratio, aligned
     )
     return pooled[:, :, ::stride, ::stride].to(features.dtype)
@@ -118,7 +118,7 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, max_output: int | None 
     boxes = _full_precision(boxes)
     if _served(boxes):
         return library.OPS.nms(boxes, scores.to(boxes.dtype), None, threshold, _limit(max_output))
-    return torchvision.ops.nms(boxes, scores.to(boxes.dtype), threshold)[:max_output]
+    return _torchvision().nms(boxes, scores.to(boxes.dtype), threshold)[:max_output]
 
 
 def batched_nms(
@@ -130,7 +130,7 @@ def batched_nms(
         return library.OPS.nms(boxes, scores.to(boxes.dtype), labels, threshold, _limit(max_output))
     # torchvision moves each label's boxes apart, which holds only for coordinates from 0 up; float64 moves exactly.
     origin = boxes.min() if boxes.numel() else 0
-    return torchvision.ops.batched_nms(boxes.double() - origin, scores.double(), labels, threshold)[:max_output]
+    return _torchvision().batched_nms(boxes.double() - origin, scores.double(), labels, threshold)[:max_output]
 
 
 def channel_sums(gradient: Tensor | None, output: Tensor | None, x: Tensor, pivot: Tensor) -> Tensor:
@@ -273,6 +273,13 @@ def _limit(max_output: int | None) -> int:
 def _full_precision(x: Tensor) -> Tensor:
     """float64 stays, everything else becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _torchvision() -> Any:
+    """torchvision's operators; only they wait for its import, which takes longer than torch's."""
+    import torchvision.ops
+
+    return torchvision.ops
 
 
 def _indexed(rois: Tensor, image_index: Tensor, dtype: torch.dtype) -> Tensor:

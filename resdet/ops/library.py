@@ -43,7 +43,6 @@ DEVICES = _load()
 HAS_TILES: bool = "cpu" in DEVICES and OPS.has_tiles()
 
 
-@torch.compiler.assume_constant_result
 @cache
 def runs_on_gpu(index: int) -> bool:
     """Whether the CUDA operators were compiled for this GPU; if not, that is said once and torchvision's serve."""
@@ -55,6 +54,10 @@ def runs_on_gpu(index: int) -> bool:
             index,
         )
     return runs
+
+
+if "cuda" in DEVICES:  # elsewhere nobody asks, and need not wait for torch's compiler
+    runs_on_gpu = torch.compiler.assume_constant_result(runs_on_gpu)
 
 
 def _pooled(size: int, stride: int) -> int:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from resdet.data.resize import fit_size, resize
 from resdet.data.transforms import TestTransform as ValTransform  # pytest collects what is called Test…
-from resdet.data.transforms import TrainTransform, fit_size, resize
+from resdet.data.transforms import TrainTransform
 from resdet.types import Target
 
 HEIGHT, WIDTH = 60, 90

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet import Detector
+from resdet import Detector, ops
 from resdet.data.images import read_image
 from resdet.engine import runtime
 from resdet.errors import UserError
@@ -39,6 +39,20 @@ def assert_same(found: NamedDetections, expected: NamedDetections, atol: float =
     assert found.names == expected.names
     for ours, theirs in zip(found[:3], expected[:3], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=atol)
+
+
+@pytest.mark.skipif(not ops.has_native_kernel(torch.zeros(1)), reason="torchvision's operators serve")
+def test_a_detector_waits_for_no_slow_import(finished: Path, files: list[Path], tools_environment: dict[str, str]):
+    """Of torchvision, torch's compiler and albumentations, which take twice as long as torch itself."""
+    code = f"""
+import sys
+from resdet import Detector, ops
+Detector.load({str(finished)!r}, device="cpu")({str(files[0])!r})
+print(*(name for name in ("torchvision", "torch._dynamo", "albumentations", "scipy") if name in sys.modules))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=tools_environment, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
 
 def test_each_detection_has_the_name_of_its_class(detector, files):
@@ -190,7 +204,7 @@ def test_a_pickle_from_a_gpu_is_explained_where_there_is_none(detector, monkeypa
 FORKING = """
 import multiprocessing, sys
 import torch
-from resdet import Detector
+from resdet import Detector, ops
 
 torch.set_num_threads(2)
 torch.rand(3000, 3000) @ torch.rand(3000, 300)  # starts OpenMP's threads

@@ -18,7 +18,11 @@ from typing import Any
 import pytest
 import torch
 from torchvision.models import resnet18
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import (
+    FasterRCNN,
+    FasterRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+)
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 from web import Site, serve
@@ -224,7 +228,11 @@ def test_the_table() -> None:
         assert re.search(rf"[-_][0-9a-f]{{{digits}}}\.(pth|pkl)$", entry.address)
         assert 30 < entry.ap < 50 or (entry.metric == "VOC07 AP50" and entry.ap == 80.3)
     assert [entry.name for entry in ZOO if entry.norm_eps != 1e-5] == ["torchvision/fasterrcnn_resnet50_fpn"]
-    assert ZOO[0].address == "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
+    theirs = (FasterRCNN_ResNet50_FPN_Weights, FasterRCNN_ResNet50_FPN_V2_Weights)
+    for entry, weights in zip(ZOO[:2], theirs, strict=True):
+        own = weights.COCO_V1
+        assert (entry.address, entry.size) == (own.url, round(own.meta["_file_size"] * 2**20))
+        assert entry.ap == own.meta["_metrics"]["COCO-val2017"]["box_map"]
     assert ZOO[7].address == (
         "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/"
         "model_final_280758.pkl"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchvision.models
 from torch import Tensor
 
 from resdet.errors import UserError
@@ -106,7 +105,9 @@ def can_be_had(name: str) -> bool:
 
 def _weights(name: str, version: str) -> Any:
     """torchvision's description of weights. Raises UserError where there are none."""
-    versions = torchvision.models.get_model_weights(name).__members__
+    from torchvision.models import get_model_weights  # takes longer to import than torch itself
+
+    versions = get_model_weights(name).__members__
     if f"IMAGENET1K_{version}" not in versions:
         raise UserError(f"torchvision has no {version} weights for {name}: pass --init-weights torchvision.")
     return versions[f"IMAGENET1K_{version}"]

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import torch
 from filelock import FileLock
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, FasterRCNN_ResNet50_FPN_Weights
 
 from resdet.errors import UserError, reason
 from resdet.models.weights.detector_file import read_detector
@@ -57,11 +56,11 @@ class ZooEntry:
         return self.file.with_suffix(".resdet.safetensors")
 
 
-def _of_torchvision(name: str, weights: object, ap: float, norm_eps: float = 1e-5) -> ZooEntry:
+def _of_torchvision(name: str, digits: str, size: float, ap: float, norm_eps: float = 1e-5) -> ZooEntry:
     """torchvision names no licence of weights: whether they may be used, it says, depends on their data set."""
-    address, meta = weights.url, weights.meta  # type: ignore[attr-defined]
-    size = round(meta.get("_file_size", 0) * 2**20)
+    address = f"https://download.pytorch.org/models/{name}_coco-{digits}.pth"
     what = "R50 FPN, batch norm everywhere" if name.endswith("v2") else "R50 FPN"
+    size = round(size * 2**20)
     return ZooEntry(f"torchvision/{name}", address, "sha256", ap, "BSD-3", what, size=size, norm_eps=norm_eps)
 
 
@@ -74,12 +73,11 @@ def _of_detectron2(path: str, ap: float, metric: str = "COCO AP") -> ZooEntry:
     return ZooEntry(f"detectron2/{full}", address, "md5", ap, "CC BY-SA 3.0", what, metric)
 
 
-V1, V2 = FasterRCNN_ResNet50_FPN_Weights.COCO_V1, FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 COCO = "COCO-Detection/faster_rcnn_"
 ZOO = (
     # torchvision sets the epsilon of all its norms to 0 for these weights, and for no others.
-    _of_torchvision("fasterrcnn_resnet50_fpn", V1, 37.0, norm_eps=0.0),
-    _of_torchvision("fasterrcnn_resnet50_fpn_v2", V2, 46.7),
+    _of_torchvision("fasterrcnn_resnet50_fpn", "258fb6c6", 159.743, 37.0, norm_eps=0.0),
+    _of_torchvision("fasterrcnn_resnet50_fpn_v2", "dd69338a", 167.104, 46.7),
     _of_detectron2(f"{COCO}R_50_C4_1x/137257644/model_final_721ade", 35.7),
     _of_detectron2(f"{COCO}R_50_C4_3x/137849393/model_final_f97cb7", 38.4),
     _of_detectron2(f"{COCO}R_50_DC5_1x/137847829/model_final_51d356", 37.3),
