@@ -14,7 +14,8 @@ channels-last, and channels-last under bfloat16 autocast; its ONNX export in ONN
 are installed; and the detector converted to resdet, in float32 and in bfloat16.
 
 The sides take turns; medians, and ratios to the first side's median, are printed. Peak memory is that of a process
-of its own for each. The allocator is stock, or tuned to keep what is freed, as resdet's commands tune it.
+of its own for each, which loads ours from a file with `Detector`, as users do. The allocator is stock, or tuned to
+keep what is freed, as resdet's commands tune it.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from resdet.config import COCO_CLASSES, Depth, DetConfig
+from resdet.config import COCO_CLASSES, VOC_CLASSES, DataConfig, Depth, DetConfig
 from resdet.engine.runtime import Runtime, keep_freed_memory
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.layers.norm import FrozenBatchNorm2d
+from resdet.models.weights.resdet import ModelFile, save_model
 from resdet.models.weights.strict import load_strictly
 from resdet.models.weights.torchvision_detector import COCO_NUMBERS, from_torchvision_detector
 from resdet.ops import library
@@ -51,6 +53,26 @@ from resdet.types import Detections
 Run = Callable[[Tensor, Tensor], list[Detections]]
 Sides = dict[str, Callable[[], Run]]
 """by their names, how to make them"""
+OURS = {"fast": "fp32", "fast bf16": "bf16", "resdet": "fp32", "resdet bf16": "bf16"}
+"""precision of the sides that are ours"""
+DETECT = """
+import sys, resource, numpy
+from resdet import Detector
+path, precision, height, width = sys.argv[1:]
+detector = Detector.load(path, device="cpu", precision=precision)
+pixels = numpy.random.default_rng(0).integers(0, 256, (int(height), int(width), 3), "uint8")
+for _ in range(2):
+    detector(pixels)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+class Comparison(NamedTuple):
+    """What is compared."""
+
+    sides: Sides
+    model: Callable[[], ModelFile[DetConfig]]
+    """ours"""
 
 
 def resdet_run(model: FasterRCNN, dtype: torch.dtype, keep: bool = True) -> Run:
@@ -74,24 +96,31 @@ def make_lively(network: nn.Module, objectness: nn.Module, classes: nn.Module) -
 # A ResNet with detectron2's C4 head
 
 
-def c4(depth: Depth, proposals: int) -> Sides:
+def c4(depth: Depth, proposals: int, size: tuple[int, int]) -> Comparison:
     """The network as it trains, and as it detects."""
+    config = DetConfig()
+    model = replace(config.model, depth=depth, style="msra", pooling="align_v2", pool_size=14, conv5_stride=2)
+    config = replace(config, model=model, test=replace(config.test, post_nms_topk=proposals), data=data_of(size))
 
     @cache
     def network() -> FasterRCNN:
         torch.manual_seed(0)
-        config = DetConfig()
-        model = replace(config.model, depth=depth, style="msra", pooling="align_v2", pool_size=14, conv5_stride=2)
-        made = build_detector(replace(config, model=model, test=replace(config.test, post_nms_topk=proposals)), 20)
+        made = build_detector(config, len(VOC_CLASSES))
         assert made.rpn is not None
         make_lively(made, made.rpn.head.objectness_logits, made.roi_heads.box_predictor.cls_score)
         return made.eval().to(memory_format=torch.channels_last)
 
-    return {
+    sides: Sides = {
         "plain": lambda: partial(plain, network()),
         "fast": lambda: resdet_run(network(), torch.float32),
         "fast bf16": lambda: resdet_run(network(), torch.bfloat16),
     }
+    return Comparison(sides, lambda: ModelFile(network().state_dict(), VOC_CLASSES, config, 0))
+
+
+def data_of(size: tuple[int, int]) -> DataConfig:
+    """That images of this height and width are not resized."""
+    return DataConfig(test_short_side=min(size), max_side=max(size))
 
 
 @torch.no_grad()
@@ -108,7 +137,7 @@ def plain(network: FasterRCNN, images: Tensor, sizes: Tensor) -> list[Detections
 # torchvision's fasterrcnn_resnet50_fpn
 
 
-def fpn(proposals: int, size: tuple[int, int]) -> Sides:
+def fpn(proposals: int, size: tuple[int, int]) -> Comparison:
     """torchvision's detector in torch and in other runtimes, and in resdet."""
 
     def theirs() -> nn.Module:
@@ -123,11 +152,15 @@ def fpn(proposals: int, size: tuple[int, int]) -> Sides:
             predictor.cls_score.weight[never], predictor.cls_score.bias[never] = 0, -100
         return network
 
-    def ours(dtype: torch.dtype) -> Run:
+    def converted() -> ModelFile[DetConfig]:
         weights, config = from_torchvision_detector(theirs().state_dict(), COCO_CLASSES, "torchvision")
         test = replace(config.test, pre_nms_topk=proposals, post_nms_topk=proposals)
-        network = build_detector(replace(config, test=test), len(COCO_CLASSES))
-        load_strictly(network, weights, "torchvision")
+        return ModelFile(weights, COCO_CLASSES, replace(config, test=test, data=data_of(size)), 0)
+
+    def ours(dtype: torch.dtype) -> Run:
+        file = converted()
+        network = build_detector(file.config, len(file.classes))
+        load_strictly(network, file.weights, "torchvision")
         return resdet_run(network.eval().to(memory_format=torch.channels_last), dtype, keep=False)
 
     def channels_last(autocast: bool) -> Run:
@@ -153,9 +186,8 @@ def fpn(proposals: int, size: tuple[int, int]) -> Sides:
         "openvino bf16": lambda: openvino_run(export(), "bf16"),
     }
     installed = {name: importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime", "openvino")}
-    return sides | {
-        name: make for name, make in runtimes.items() if installed["onnx"] and installed[name.split()[0]]
-    }
+    sides |= {name: make for name, make in runtimes.items() if installed["onnx"] and installed[name.split()[0]]}
+    return Comparison(sides, converted)
 
 
 @torch.no_grad()
@@ -231,10 +263,16 @@ def differences(found: Detections, expected: Detections) -> str:
     return f"the same {len(expected.labels)} detections, scores within {scores:.1e}, boxes within {boxes:.1e} px"
 
 
-def peak(name: str, arguments: list[str]) -> float:
+def peak(name: str, arguments: list[str], size: tuple[int, int]) -> float:
     """GiB that a process takes which does nothing else."""
-    command = [sys.executable, __file__, *arguments, "--peak-of", name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    own = [sys.executable, __file__, *arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*own, "--peak-of", name]
+        if name in OURS:
+            path = Path(folder, "model.safetensors")
+            subprocess.run([*own, "--save", path], check=True, capture_output=True)
+            command = [sys.executable, "-c", DETECT, str(path), OURS[name], *map(str, size)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def main() -> None:
@@ -251,16 +289,21 @@ def main() -> None:
     )
     parser.add_argument("--memory", nargs="*", help="sides whose peak memory is measured; by default all")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     pyramid = options.network == "fpn"
     proposals = options.proposals or (1000 if pyramid else 300)
     height = options.short_side or (800 if pyramid else 600)
     width = height * 5 // 3
-    sides = fpn(proposals, (height, width)) if pyramid else c4(options.depth, proposals)
+    size = height, width
+    sides, model = fpn(proposals, size) if pyramid else c4(options.depth, proposals, size)
+    if options.save:
+        save_model(options.save, model())
+        return
     names = options.only or list(sides)
     measured = names if options.memory is None else options.memory
     # First, because a process's peak counts that of the one which started it.
-    peaks = {} if options.peak_of else {name: peak(name, sys.argv[1:]) for name in measured}
+    peaks = {} if options.peak_of else {name: peak(name, sys.argv[1:], size) for name in measured}
     if options.allocator == "tuned":
         keep_freed_memory()
     images, sizes = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8), torch.tensor([[height, width]])

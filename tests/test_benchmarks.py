@@ -31,11 +31,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "detector": (
-        "--depth 18 --short-side 64 --proposals 5 --rounds 1 --memory plain",
+        "--depth 18 --short-side 64 --proposals 5 --rounds 1 --memory fast",
         [
             "ResNet-18 C4, 64×106, 5 proposals, tuned allocator",
-            rf"plain +{NUMBER} s +1.00× +{NUMBER} GiB +the same \d+ detections",
-            rf"fast +{NUMBER} s +{NUMBER}× +– +(the same )?\d+ (of \d+ )?detections",
+            rf"plain +{NUMBER} s +1.00× +– +the same \d+ detections",
+            rf"fast +{NUMBER} s +{NUMBER}× +{NUMBER} GiB +(the same )?\d+ (of \d+ )?detections",
             rf"fast bf16 +{NUMBER} s +{NUMBER}× +– +(the same )?\d+ (of \d+ )?detections",
         ],
     ),
@@ -87,9 +87,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         "tiny.py --model.norm sync_batch --model.pooling align --solver.steps 2 --solver.eval-every 0",
         [
             rf"2 (resdet|torchvision) +{NUMBER} s/step  loss {NUMBER}",
-            rf"resdet +{NUMBER} s/step \(median\)  mAP07 {NUMBER}  mAP {NUMBER}",
-            rf"torchvision +{NUMBER} s/step \(median\)  mAP07 {NUMBER}  mAP {NUMBER}",
+            rf"resdet +{NUMBER} s/step \(median\)  map07 {NUMBER}  map {NUMBER}  ap {NUMBER}",
+            rf"torchvision +{NUMBER} s/step \(median\)  map07 {NUMBER}  map {NUMBER}  ap {NUMBER}",
             rf"torchvision / resdet, step by step: {NUMBER} \(median\)",
+            *(rf"{name} +{NUMBER} s/image \(median\)" for name in ("resdet", "torchvision", "Detector")),
         ],
     ),
 }
