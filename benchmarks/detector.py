@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", help="sides that take turns, the first of which the others are compared to"
     )
-    parser.add_argument("--memory", nargs="*", help="sides whose peak memory is measured; by default all")
+    parser.add_argument("--memory", nargs="*", help="sides whose peak memory is measured; by default torch's")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -301,7 +301,9 @@ def main() -> None:
         save_model(options.save, model())
         return
     names = options.only or list(sides)
-    measured = names if options.memory is None else options.memory
+    exported = ("onnxruntime", "openvino")  # whose processes would export the network first
+    of_torch = [name for name in names if not name.startswith(exported)]
+    measured = of_torch if options.memory is None else options.memory
     # First, because a process's peak counts that of the one which started it.
     peaks = {} if options.peak_of else {name: peak(name, sys.argv[1:], size) for name in measured}
     if options.allocator == "tuned":

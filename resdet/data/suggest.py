@@ -45,7 +45,7 @@ def suggest(training: Annotations, data: DataConfig, gpu: bool, pretrained: bool
     """
     short_side, max_side, why_size = suggest_size(training)
     boxes, sizes = resized_boxes(training, short_side, max_side)
-    features, why_features = suggest_features(boxes, gpu)
+    features, why_features = suggest_features(boxes, training.labels, gpu)
     scales, ratios, why_anchors = suggest_anchors(boxes, sizes, features)
     batch, depth = 8 if gpu else 4, suggest_depth(gpu)
     steps = int(np.clip(EPOCHS * len(training) // batch, FEWEST_STEPS, MOST_STEPS)) // 10 * 10
@@ -168,20 +168,22 @@ def suggest_size(annotations: Annotations) -> tuple[int, int, str]:
     return short_side, max_side, reason
 
 
-def suggest_features(boxes: np.ndarray, gpu: bool) -> tuple[Features, str]:
-    """The feature maps for (B, 4) boxes of the resized images, and the reason."""
-    small = float(np.percentile(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)), 10))
+def suggest_features(boxes: np.ndarray, labels: np.ndarray, gpu: bool) -> tuple[Features, str]:
+    """The feature maps for (B, 4) boxes of the resized images, whose (B,) classes count alike, and the reason."""
+    roots = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    small = min(np.percentile(roots[labels == label], 10) for label in np.unique(labels))
     if gpu:
         return "fpn", "A feature pyramid finds small objects better than one map (C4), and on a GPU it is faster."
-    cost = "on a CPU a training step with it takes about 1.5 times as long (docs/studies.md)"
+    cost = "a training step takes about 1.5 times as long, and detection half as long (docs/studies.md)"
     if small < SMALL:
         return "fpn", (
-            f"A feature pyramid, since one object in ten is smaller than {small:.0f} pixels: its finest cells have "
-            f"{FPN.strides[0]}, those of one map (C4) {CELL}. It finds more of them; {cost}."
+            f"A feature pyramid, with cells of {FPN.strides[0]} pixels and more: one object in ten of the smallest "
+            f"class is below {small:.0f} pixels, and one map with cells of {CELL} (C4) finds fewer of them. With a "
+            f"pyramid {cost}."
         )
     return "c4", (
-        f"One feature map with cells of {CELL} pixels (C4), since nine objects in ten are {small:.0f} pixels or "
-        f"larger. A feature pyramid would help with smaller ones; {cost}."
+        f"One feature map with cells of {CELL} pixels (C4): nine objects in ten of every class have {small:.0f} "
+        f"pixels or more. A feature pyramid finds smaller ones better; with it {cost}."
     )
 
 

@@ -34,7 +34,8 @@ class Proposal(NamedTuple):
 
     def source(self, config: DetConfig | None = None) -> str:
         """The Python file of the recipe, or of another `config` that was made from it."""
-        return f'"""{self.text}\n"""\n\n{to_source(replace(config or self.config, name=""))}'
+        text = self.text.replace("\\", r"\\").replace('"""', r"\"\"\"")  # a folder may have any name
+        return f'"""{text}\n"""\n\n{to_source(replace(config or self.config, name=""))}'
 
 
 def propose_recipe(

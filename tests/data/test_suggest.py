@@ -52,8 +52,15 @@ def test_anchors_fit_the_objects(side: float, aspect: float, features: Features)
     ("side", "gpu", "features"), [(30, False, "fpn"), (60, False, "fpn"), (90, False, "c4"), (90, True, "fpn")]
 )
 def test_small_objects_and_gpus_get_a_pyramid(side: float, gpu: bool, features: Features) -> None:
-    chosen, reason = suggest_features(squares(side).boxes, gpu)
+    own = squares(side)
+    chosen, reason = suggest_features(own.boxes, own.labels, gpu)
     assert chosen == features and (gpu or "1.5 times" in reason)
+
+
+def test_one_class_of_small_objects_is_enough_for_a_pyramid() -> None:
+    boxes = np.vstack([squares(100, count=95).boxes, squares(20, count=5).boxes])
+    assert suggest_features(boxes, np.zeros(100, int), gpu=False)[0] == "c4"
+    assert suggest_features(boxes, np.repeat([0, 1], [95, 5]), gpu=False)[0] == "fpn"
 
 
 @pytest.mark.parametrize(("count", "limit"), [(100, 100), (101, 200), (1500, 2300)])
@@ -114,9 +121,10 @@ def test_splits_that_must_be_named(refuses: Callable[..., Any]) -> None:
 def test_the_command_writes_what_trains(
     shapes_root: Path, tmp_path: Path, cli: Callable[..., Any], complains: Callable[..., None]
 ) -> None:
-    cli("convert-data", shapes_root, tmp_path / "yolo", "--to", "yolo", "--link")
+    yolo = tmp_path / 'it\'s """\\new'
+    cli("convert-data", shapes_root, yolo, "--to", "yolo", "--link")
     output = tmp_path / "mine.py"
-    status, out, err = cli("new-recipe", tmp_path / "yolo", "--output", output, "--device", "cpu")
+    status, out, err = cli("new-recipe", yolo, "--output", output, "--device", "cpu")
     assert status == 0 and str(output) in out, err
     config = load_config(output)
     assert (config.data.format, config.data.train, config.data.val) == ("yolo", "train", "val")
@@ -133,7 +141,7 @@ def test_the_command_writes_what_trains(
     ]
     status, out, err = cli("train-det", output, "--runs", tmp_path / "runs", "--device", "cpu", *small)
     assert status == 0, err
-    complains(["new-recipe", tmp_path / "yolo", "--output", output], output, "--output")
+    complains(["new-recipe", yolo, "--output", output], output, "--output")
     complains(
         ["new-recipe", tmp_path / "runs", "--output", tmp_path / "new.py"], tmp_path / "runs", "not a data set"
     )
