@@ -14,9 +14,6 @@ from resdet.config import load_config
 from resdet.experiments import photos
 
 TINY = [
-    "--model.anchor-scales",
-    "16",
-    "32",
     "--model.rpn-channels",
     "16",
     "--data.short-sides",
