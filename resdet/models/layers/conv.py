@@ -58,7 +58,7 @@ class Conv2d(nn.Conv2d):
         return self._side_by_side(x) if _small(x) else super().forward(x)
 
     def _biased(self, y: Tensor) -> Tensor:
-        # In one number type: torch adds float32 to bfloat16 sixty times as slowly.
+        # In one number type: torch adds float32 to bfloat16 over thirty times as slowly.
         return y if self.bias is None else y.add_(self.bias.to(y.dtype)[:, None, None])
 
     def _tiles(self) -> bool:

@@ -15,8 +15,8 @@ using resdet::Maps;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kBytes = 1 << 23;    // of factors and products that are worked on at a time,
-constexpr int64_t kFewestTiles = 128;  // or more: for each chunk of tiles, all weights are read once
+constexpr int64_t kBytes = 1 << 23;    // of factors and products that are worked on at a time
+constexpr int64_t kFewestTiles = 128;  // at a time: all weights are read for them
 constexpr int64_t kTilesOfPiece = 8;
 constexpr int64_t kTerms = 36;
 
@@ -52,7 +52,8 @@ Tensor winograd(const Tensor& x, const Tensor& weights, const Tensor& bias, std:
   const float* other = shortcut.has_value() ? elements(*shortcut) : nullptr;
   if (result.numel() == 0) return result;
   const int64_t tiles = from.tiles();
-  const int64_t fitting = std::max<int64_t>(kFewestTiles, kBytes / (kTerms * (from.channels + outputs) * int64_t(sizeof(float))));
+  const int64_t of_tile = kTerms * (from.channels + outputs) * int64_t(sizeof(float));
+  const int64_t fitting = std::max(kFewestTiles, kBytes / of_tile);
   const int64_t chunks = (tiles + fitting - 1) / fitting, chunk = (tiles + chunks - 1) / chunks;
   const Tensor factors = torch::stable::empty({kTerms, chunk, from.channels}, ScalarType::Float);
   const Tensor products = torch::stable::empty({kTerms, chunk, outputs}, ScalarType::Float);
