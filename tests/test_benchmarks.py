@@ -61,6 +61,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
             rf"data path / decoding: {NUMBER} ",
         ],
     ),
+    "layers": (
+        "tiny.py --size 64 96 --rounds 1 --rows 100 --side 64",
+        [
+            r"tiny, 64×96, fp32, \d+ threads: \d+ ms, \d+ GFLOP; limit \d+ GFLOP/s, \d+ ms",
+            rf"-?{NUMBER} ms +{NUMBER} ms +{NUMBER}% +\d+ +\d+%  rpn.head.convs.0 \w+Conv2d",
+            rf"-?{NUMBER} ms +{NUMBER}% +between the layers",
+        ],
+    ),
     "lineage": (
         "--depth 18 --short-side 64 --proposals 4 --rounds 1",
         [
