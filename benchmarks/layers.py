@@ -1,7 +1,7 @@
 """Where the time of a detector goes: each of its layers, with its arithmetic rate against the processor's limit.
 
-    python benchmarks/layers.py configs/coco_r50_fpn_torchvision.py --precision bf16
-    python benchmarks/layers.py configs/voc07_r101.py --size 600 1000 --precision fp32 --rows 20
+    python benchmarks/layers.py --precision bf16 configs/coco_r50_fpn_torchvision.py
+    python benchmarks/layers.py --size 600 1000 --rows 20 configs/coco_r101_3x.py --test.post-nms-topk 300
 
 The detector of a recipe, with random weights, rearranged as `Detector` does it, on an image of random pixels. The
 limit is the rate of torch's product of two 4096×4096 matrices in the same number type. Multiplications are counted
@@ -18,6 +18,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from detector import make_lively
 from torch import Tensor, nn
 
 from resdet.config import load_config
@@ -97,18 +98,21 @@ class Watch:
 def main() -> None:
     """Run the detector and print its layers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a file, or the name of a recipe in configs/")
     parser.add_argument("--size", type=int, nargs=2, default=[800, 1333], help="height and width of the image")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=30, help="layers that are printed")
     parser.add_argument("--side", type=int, default=SIDE, help="of the matrices that find the limit")
+    parser.add_argument("recipe", help="a file, or the name of a recipe in configs/")
+    parser.add_argument("settings", nargs=argparse.REMAINDER, help="that differ from the recipe's")
     options = parser.parse_args()
-    config = load_config(options.recipe)
+    config = load_config(options.recipe, options.settings)
     runtime = runtimes.start("cpu", options.precision)
     runtimes.keep_freed_memory()
     torch.manual_seed(0)
     network = build_detector(config, len(config.data.classes) or CLASSES)
+    assert network.rpn is not None
+    make_lively(network, network.rpn.head.objectness_logits, network.roi_heads.box_predictor.cls_score)
     network = network.eval().to(memory_format=torch.channels_last)
     detector = OptimizedRCNN(network, runtime, keep=False)
     height, width = options.size

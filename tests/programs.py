@@ -31,6 +31,7 @@ def _run(words: list[str], folder: str, output: str) -> None:
     multiprocessing.set_start_method(None, force=True)  # for the program's own processes, as it would find it
     os.chdir(folder)
     sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent))
     with open(output, "w") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             runpy.run_path(words[0], run_name="__main__")

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "layers": (
-        "tiny.py --size 64 96 --rounds 1 --rows 100 --side 64",
+        "--size 64 96 --rounds 1 --rows 100 --side 64 tiny.py",
         [
             r"tiny, 64×96, fp32, \d+ threads: \d+ ms, \d+ GFLOP; limit \d+ GFLOP/s, \d+ ms",
             rf"-?{NUMBER} ms +{NUMBER} ms +{NUMBER}% +\d+ +\d+%  rpn.head.convs.0 \w+Conv2d",
