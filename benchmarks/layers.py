@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from resdet.config import load_config
 from resdet.engine import runtime as runtimes
-from resdet.inference.convolutions import FusedConv2d, FusedLinear, MatrixConv2d, WinogradConv2d
+from resdet.inference.convolutions import FusedConv2d, FusedLinear, WinogradConv2d
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.models.build import build_detector
 
@@ -47,11 +47,8 @@ def products_of_output(layer: nn.Module) -> int:
     weight: Any = getattr(layer, "weight", None)
     if isinstance(layer, WinogradConv2d):
         return 9 * weight.shape[1]  # (36, C, K)
-    if isinstance(layer, MatrixConv2d):
-        return weight.shape[1]  # (K, C)
-    if isinstance(layer, FusedConv2d | FusedLinear | nn.Conv2d | nn.Linear):
-        return weight[:1].numel() if weight.layout == torch.strided else weight.numel() // len(weight)
-    return 0
+    multiplies = isinstance(layer, FusedConv2d | FusedLinear | nn.Conv2d | nn.Linear)
+    return weight.numel() // len(weight) if multiplies else 0
 
 
 class Watch:

@@ -31,10 +31,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "detector": (
-        "--depth 18 --short-side 64 --proposals 5 --rounds 1 --memory fast",
+        "--depth 18 --short-side 64 --proposals 5 --rounds 1 --memory plain fast",
         [
             "ResNet-18 C4, 64×106, 5 proposals, tuned allocator",
-            rf"plain +{NUMBER} s +1.00× +– +the same \d+ detections",
+            rf"plain +{NUMBER} s +1.00× +{NUMBER} GiB +the same \d+ detections",
             rf"fast +{NUMBER} s +{NUMBER}× +{NUMBER} GiB +(the same )?\d+ (of \d+ )?detections",
             rf"fast bf16 +{NUMBER} s +{NUMBER}× +– +(the same )?\d+ (of \d+ )?detections",
         ],
