@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from resdet.config.ranges import BatchSize, Count, Counts, Decay, Factor, Fraction, Range, Step, Steps
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True)

@@ -75,5 +75,21 @@ def choose_dtype(precision: str | torch.dtype | None, device: torch.device) -> t
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     if name not in DTYPES:
-        raise UserError(f"Precision not found: {precision}; choose auto, {', '.join(DTYPES)}.")
+        raise UserError(f"Precision not found: {precision}; choose auto, {', '.join(DTYPES)} or int8.")
     return DTYPES[name]
+
+
+def is_int8(precision: str | torch.dtype | None) -> bool:
+    """Whether int8 is meant, for which a detector needs to be calibrated."""
+    return str(precision).lower().removeprefix("torch.") == "int8"
+
+
+def check_int8(device: torch.device) -> None:
+    """Raise UserError where whole numbers cannot be multiplied, or not faster than others."""
+    if device.type != "cpu":
+        raise UserError("Precision int8 is for CPUs: choose bf16 or fp16 on a GPU, or --device cpu.")
+    if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
+        raise UserError(
+            "Precision int8: this processor, or this build of torch, has no fast int8 products (AVX512-VNNI or AMX); "
+            "choose auto."
+        )

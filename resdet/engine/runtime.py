@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from resdet.engine.device import choose_device, choose_dtype
+from resdet.engine.device import check_int8, choose_device, choose_dtype, is_int8
 from resdet.errors import UserError
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     """type of the multiplications"""
+    int8: bool = False
+    """whether a detector's layers that can multiply whole numbers do so, and only the others `dtype`"""
 
     @property
     def is_main(self) -> bool:
@@ -123,8 +125,11 @@ def choose(device: str | int | torch.device | None, precision: str | torch.dtype
 
     Raises UserError for what is not there, as `choose_device` and `choose_dtype` do.
     """
-    chosen = choose_device(device)
-    return Runtime(rank(), world_size(), chosen, choose_dtype(precision, chosen))
+    chosen, int8 = choose_device(device), is_int8(precision)
+    if int8:
+        check_int8(chosen)
+    dtype = choose_dtype("auto" if int8 else precision, chosen)
+    return Runtime(rank(), world_size(), chosen, dtype, int8)
 
 
 def start(device: str, precision: str) -> Runtime:

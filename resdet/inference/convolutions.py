@@ -6,19 +6,29 @@ outputs, C inputs, a kernel of k×k, R rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet import ops
 from resdet.engine.runtime import Runtime
+from resdet.inference.int8 import Int8Conv2d, Int8Linear, Observed
 from resdet.models.layers.conv import winograd_pays
 
 
 def fused_conv2d(
-    like: nn.Conv2d, weight: Tensor, bias: Tensor | None, runtime: Runtime, joined: bool = False
-) -> FusedConv2d:
-    """The fastest of the classes below.
+    like: nn.Conv2d,
+    weight: Tensor,
+    bias: Tensor | None,
+    runtime: Runtime,
+    joined: bool = False,
+    chained: bool = False,
+) -> Any:
+    """The fastest of the classes below; in int8, a layer that is still to be given its grids (`int8`).
 
     Args:
         like: stride and padding
@@ -26,7 +36,15 @@ def fused_conv2d(
         bias: (K,), or nothing
         runtime: device and number type
         joined: a shortcut is added
+        chained: what reads the result takes it in whole numbers
     """
+    if runtime.int8:
+        weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
+        exactly = replace(runtime, dtype=torch.float32, int8=False)
+        return Observed(
+            partial(fused_conv2d, like, weight, bias, exactly, joined),
+            partial(Int8Conv2d, like, weight, bias, runtime.dtype, joined, chained),
+        )
     outputs, inputs, kernel, _ = weight.shape
     exact = runtime.dtype == torch.float32
     kind = FusedConv2d
@@ -130,14 +148,22 @@ class WinogradConv2d(FusedConv2d):
         return ops.winograd(x.to(self.dtype), self.weight, self.bias, added, relu)
 
 
-def fused_linear(like: nn.Linear, weight: Tensor, runtime: Runtime) -> FusedLinear:
-    """A fully connected layer with ReLU.
+def fused_linear(like: nn.Linear, weight: Tensor, runtime: Runtime, chained: bool = False) -> Any:
+    """A fully connected layer with ReLU; in int8, one that is still to be given its grids.
 
     Args:
         like: has the bias
         weight: (K, C)
         runtime: device and number type
+        chained: what reads the result takes it in whole numbers
     """
+    if runtime.int8:
+        weight, bias = weight.detach().float(), like.bias.detach().float()
+        exactly = replace(runtime, dtype=torch.float32, int8=False)
+        return Observed(
+            partial(fused_linear, like, weight, exactly),
+            partial(Int8Linear, weight, bias, runtime.dtype, chained),
+        )
     kind = PackedLinear if _packs(runtime) else FusedLinear
     return kind(
         weight.detach().to(runtime.device, runtime.dtype), like.bias.detach().to(runtime.device, runtime.dtype)

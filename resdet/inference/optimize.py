@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet.engine.runtime import Runtime
-from resdet.inference.optimize_heads import optimize_head
+from resdet.inference.optimize_heads import Int8Pooler, optimize_head
 from resdet.inference.optimize_layers import optimize
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.types import Detections, FeatureMaps
@@ -71,4 +71,6 @@ def optimize_detector(detector: FasterRCNN, runtime: Runtime) -> FasterRCNN:
     heads = detector.roi_heads
     linear = heads.pooler.is_linear(len(detector.scales))
     heads.box_head = optimize_head(heads.box_head, linear, runtime)
+    if runtime.int8:
+        heads.pooler = Int8Pooler(heads.pooler, runtime)  # type: ignore[assignment]
     return detector

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resdet import ops
 from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d, fused_linear
-from resdet.inference.optimize_layers import optimize, reads_every_second_cell
+from resdet.inference.int8 import Int8Conv2d
+from resdet.inference.optimize_layers import chain, optimize, reads_every_second_cell
+from resdet.inference.quantized import Grid, Quantized, cell_means, concatenated, covering, dequantized, flatten_bins
 from resdet.models.box_heads import Conv5Head, ConvFCHead, WarpedHead
 from resdet.models.layers.blocks import Bottleneck
 from resdet.models.layers.norm import fold, folds
-from resdet.models.poolers import RoIPooler
+from resdet.models.poolers import ALIGNED, RoIPooler, pyramid_level
 from resdet.types import FeatureMaps
 
 REGIONS_AT_A_TIME = 128
@@ -91,24 +94,24 @@ class OptimizedConvFCHead(nn.Module):
     def __init__(self, head: ConvFCHead, runtime: Runtime) -> None:
         super().__init__()
         self.runtime = runtime
-        self.convs: Any = optimize(head.convs, runtime)
+        self.convs: Any = chain(head.convs, runtime)  # type: ignore[arg-type]
         self.fcs = nn.ModuleList()
         fcs: Any = head.fcs
         for number, fc in enumerate(fcs):
             by_bin = fc.weight.unflatten(1, (-1, head.bins if number == 0 else 1))  # (K, channels, bins)
-            self.fcs.append(fused_linear(fc, by_bin.transpose(1, 2).flatten(1), runtime))
+            chained = number + 1 < len(fcs)
+            self.fcs.append(fused_linear(fc, by_bin.transpose(1, 2).flatten(1), runtime, chained))
 
     def forward(self, pooler: RoIPooler, features: FeatureMaps, rois: Tensor, image_index: Tensor) -> Tensor:
         """As `ConvFCHead`: feature maps, (R, 4), (R,) → (R, channels), float32"""
         parts = _parts(len(rois), self.runtime) if len(self.convs) else 1
         pooled = []
         for some, images in zip(rois.tensor_split(parts), image_index.tensor_split(parts), strict=True):
-            x = pooler(features, some, images)
+            x: Any = pooler(features, some, images)
             for conv in self.convs:
                 x = conv(x)
-            by_bin = x.flatten(2).transpose(1, 2) if len(self.fcs) else x
-            pooled.append(by_bin.flatten(1))
-        vectors = torch.cat(pooled) if parts > 1 else pooled[0]
+            pooled.append(flatten_bins(x) if len(self.fcs) else dequantized(x, torch.float32).flatten(1))
+        vectors = concatenated(pooled)
         for fc in self.fcs:
             vectors = fc(vectors)
         return vectors.float()
@@ -149,8 +152,73 @@ def _in_parts(
     vectors = [rois.new_empty(0, channels)]
     for some, images in zip(rois.tensor_split(parts), image_index.tensor_split(parts), strict=True):
         if len(some):
-            vectors.append(run(some, images).mean((2, 3), dtype=torch.float32))
+            vectors.append(cell_means(run(some, images)))
     return torch.cat(vectors)
+
+
+class Int8Pooler(nn.Module):
+    """`RoIPooler`, which leaves whole numbers what they are where it averages them.
+
+    Args:
+        pooler: the one that it is
+        runtime: type of what is pooled otherwise
+    """
+
+    def __init__(self, pooler: RoIPooler, runtime: Runtime) -> None:
+        super().__init__()
+        self.pooler, self.dtype = pooler, runtime.dtype
+
+    def forward(self, features: Any, rois: Tensor, image_index: Tensor, bin_stride: int = 1) -> Any:
+        """As `RoIPooler`, of maps of either kind."""
+        maps = features.maps
+        if not isinstance(maps[0], Quantized):
+            return self.pooler(features, rois, image_index, bin_stride)
+        if self.pooler.kind in ALIGNED and (self.pooler.levels or len(maps) == 1):
+            return pool_quantized(self, features, rois, image_index, bin_stride)
+        floats = features._replace(maps=[dequantized(map_, self.dtype) for map_ in maps])
+        return self.pooler(floats, rois, image_index, bin_stride)
+
+
+def pool_quantized(
+    own: Any,
+    features: Any,
+    rois: Tensor,
+    image_index: Tensor,
+    bin_stride: int,
+    bias: Tensor | None = None,
+    grid: Grid | None = None,
+) -> Quantized:
+    """RoI align of maps of whole numbers: ReLU(pooled + bias), or only pooled where there is no bias.
+
+    Args:
+        own: the pooler
+        features: the levels
+        rois: (R, 4) pixels
+        image_index: (R,)
+        bin_stride: every so many bins are computed
+        bias: (C,)
+        grid: of the result; without, one over all that the maps may hold
+    """
+    pooler = own.pooler
+    levels = pooler.levels or 1
+    maps, strides = features.maps[:levels], features.strides[:levels]
+    grid = grid or covering([map_.grid for map_ in maps])
+    offset = torch.full((maps[0].shape[1],), float(grid.zero))
+    values = ops.roi_align_quantized(
+        [map_.values for map_ in maps],
+        [map_.grid.zero for map_ in maps],
+        [map_.grid.scale / grid.scale for map_ in maps],
+        offset if bias is None else offset + bias / grid.scale,
+        rois,
+        image_index,
+        pyramid_level(rois, levels) if pooler.levels else rois.new_zeros(len(rois), dtype=torch.int64),
+        pooler.size,
+        [1 / stride for stride in strides],
+        pooler.sampling_ratio,
+        ALIGNED[pooler.kind],
+        bin_stride,
+    )
+    return Quantized(values, grid)
 
 
 class Start(nn.Module):
@@ -183,13 +251,15 @@ class HoistedStart(nn.Module):
         self.bin_strides = unit.conv1.stride[0], unit.shortcut.conv.stride[0]
         unit.conv1.stride = unit.shortcut.conv.stride = (1, 1)
         weight, bias = fold(unit.conv1, unit.norm1)
-        self.reduce = fused_conv2d(unit.conv1, weight, None, runtime)
-        self.bias = bias.to(runtime.device, runtime.dtype)[:, None, None]
+        self.reduce = fused_conv2d(unit.conv1, weight, None, runtime, chained=True)
+        self.bias = bias.to(runtime.device)
         weight, projection_bias = fold(unit.shortcut.conv, unit.shortcut.norm)
-        self.project = fused_conv2d(unit.shortcut.conv, weight, None, runtime)
-        self.conv2 = fused_conv2d(unit.conv2, *fold(unit.conv2, unit.norm2), runtime)
+        self.project = fused_conv2d(unit.shortcut.conv, weight, None, runtime, chained=True)
+        self.conv2 = fused_conv2d(unit.conv2, *fold(unit.conv2, unit.norm2), runtime, chained=True)
         weight, bias = fold(unit.conv3, unit.norm3)
-        self.conv3 = fused_conv2d(unit.conv3, weight, bias + projection_bias, runtime, joined=True)
+        self.conv3 = fused_conv2d(
+            unit.conv3, weight, bias + projection_bias, runtime, joined=True, chained=True
+        )
 
     def prepare(self, features: FeatureMaps) -> tuple[FeatureMaps, ...]:
         """What is pooled: the two convolutions of the features, without bias."""
@@ -201,8 +271,12 @@ class HoistedStart(nn.Module):
         self, pooler: RoIPooler, prepared: tuple[FeatureMaps, ...], rois: Tensor, image_index: Tensor
     ) -> Tensor:
         """What `prepare` returned, (R, 4), (R,) → (R, outputs, S, S)"""
-        y, shortcut = (
-            pooler(maps, rois, image_index, stride) for maps, stride in zip(prepared, self.bin_strides, strict=True)
-        )
-        y = self.conv2(y.add_(self.bias).relu_(), relu=True)
-        return self.conv3(y, added=shortcut, relu=True)
+        reduced, projected = prepared
+        regions, (stride, other) = (rois, image_index), self.bin_strides
+        if isinstance(self.conv2, Int8Conv2d):
+            y: Any = pool_quantized(pooler, reduced, *regions, stride, self.bias, self.conv2.came_in)
+        else:
+            y = pooler(reduced, *regions, stride)
+            y = ops.affine(y, None, torch.ones_like(self.bias), self.bias, True)
+        y = self.conv2(y, relu=True)
+        return self.conv3(y, added=pooler(projected, *regions, other), relu=True)

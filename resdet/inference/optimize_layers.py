@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import singledispatch
 from itertools import pairwise
 from typing import Any
@@ -17,11 +19,13 @@ from torch import Tensor, nn
 
 from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d
+from resdet.inference.int8 import Entry, Observed
+from resdet.inference.quantized import Quantized, dequantized
 from resdet.models.backbones.fpn import FPN, DilatedC5
 from resdet.models.backbones.resnet import ResNetBackbone
 from resdet.models.backbones.timm import TimmBackbone
 from resdet.models.backbones.vgg import VGG16Backbone, ZFBackbone
-from resdet.models.layers.blocks import Bottleneck, Unit
+from resdet.models.layers.blocks import Add, Bottleneck, Projection, Unit
 from resdet.models.layers.conv_norm import ConvNorm
 from resdet.models.layers.norm import BatchNorm2d, FrozenBatchNorm2d, GroupNorm, fold, folds
 from resdet.models.rpn import RPN, RPNHead
@@ -53,18 +57,46 @@ def _as_it_is(module: nn.Module, runtime: Runtime) -> nn.Module:
 @optimize.register
 def _backbone(module: ResNetBackbone, runtime: Runtime) -> nn.Module:
     move_strides(module)
-    return _children(module, runtime)
+    return _all_stages(module, runtime)
+
+
+def _all_stages(module: Any, runtime: Runtime) -> nn.Module:
+    """A ResNet all of whose stages may be read. Its first layer sees too few channels to gain from whole numbers."""
+    module.conv1 = optimize(module.conv1, replace(runtime, int8=False))
+    if runtime.int8 and _chains(module.conv2_x[0]):
+        module.pool = nn.Sequential(module.pool, Observed(nn.Identity, Entry))
+    for name in ("conv2_x", "conv3_x", "conv4_x"):
+        setattr(module, name, optimize(getattr(module, name), runtime))
+    return module
 
 
 @optimize.register
 def _fpn(module: FPN, runtime: Runtime) -> Any:
     own: Any = module
-    own.bottom_up = _children(own.bottom_up, runtime)  # all of whose stages are read
+    own.bottom_up = _all_stages(own.bottom_up, runtime)
     *lower, top = own.laterals
-    joined = (_conv_norm(lateral, runtime, joined=True) for lateral in lower)
-    own.laterals = nn.ModuleList([*joined, optimize(top, runtime)])
-    own.conv5_x, own.outputs = optimize(own.conv5_x, runtime), optimize(own.outputs, runtime)
+    joined = (_conv_norm(lateral, runtime, joined=True, chained=True) for lateral in lower)
+    own.laterals = nn.ModuleList([*joined, _conv_norm(top, runtime, chained=True)])
+    own.conv5_x, own.outputs = optimize(own.conv5_x, runtime), chain(own.outputs, runtime)
+    own.upsample = Upsample()
     return own
+
+
+def chain(layers: Iterable[Any], runtime: Runtime) -> nn.ModuleList:
+    """Convolutions with their normalisations, whose results are read by what takes whole numbers."""
+    return nn.ModuleList(_conv_norm(layer, runtime, chained=True) for layer in layers)
+
+
+class Upsample(nn.Module):
+    """`nn.Upsample` to twice the size, by the nearest cell."""
+
+    def forward(self, x: Tensor | Quantized) -> Any:
+        """(N, C, h, w) → (N, C, 2h, 2w)"""
+        if isinstance(x, Quantized):
+            return Quantized(self(x.values), x.grid)
+        images, channels, height, width = x.shape
+        cells = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(images, height, 2, width, 2, channels)
+        return cells.reshape(images, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
 @optimize.register
@@ -84,15 +116,18 @@ class OptimizedRPNHead(nn.Module):
 
     def __init__(self, head: RPNHead, runtime: Runtime) -> None:
         super().__init__()
-        self.convs: Any = _convolutions(head.convs, runtime)
+        self.convs: Any = nn.ModuleList(
+            fused_conv2d(conv, conv.weight, conv.bias, runtime, chained=True)  # type: ignore[arg-type]
+            for conv in head.convs
+        )
         siblings = head.objectness_logits, head.anchor_deltas
         self.num_anchors = siblings[0].out_channels
         weight, bias = (torch.cat([getattr(own, name) for own in siblings]) for name in ("weight", "bias"))
         self.siblings = fused_conv2d(siblings[0], weight, bias, runtime)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor | Quantized) -> tuple[Tensor, Tensor]:
         """As `RPNHead`: (N, channels, h, w) → objectness logits (N, K) and deltas (N, K, 4), float32"""
-        hidden = features
+        hidden: Any = features
         for conv in self.convs:
             hidden = conv(hidden, relu=True)
         found = self.siblings(hidden).permute(0, 2, 3, 1)  # (N, h, w, 5A)
@@ -116,17 +151,17 @@ class FusedConvNorm(nn.Module):
         super().__init__()
         self.conv, self.relu = conv, relu
 
-    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+    def forward(self, x: Any, added: Any = None) -> Any:
         """As in ConvNorm; what is added is lost."""
         return self.conv(x, added, relu=self.relu)
 
 
 @optimize.register
-def _conv_norm(module: ConvNorm, runtime: Runtime, joined: bool = False) -> nn.Module:
+def _conv_norm(module: ConvNorm, runtime: Runtime, joined: bool = False, chained: bool = False) -> nn.Module:
     conv, norm = module.conv, module.norm
     if norm is None or folds(norm):
         weight, bias = (conv.weight, conv.bias) if norm is None else fold(conv, norm)
-        return FusedConvNorm(fused_conv2d(conv, weight, bias, runtime, joined), module.relu)
+        return FusedConvNorm(fused_conv2d(conv, weight, bias, runtime, joined, chained), module.relu)
     module.conv = fused_conv2d(conv, conv.weight, None, runtime)  # type: ignore[assignment]
     norm.to(runtime.dtype)
     return module
@@ -134,21 +169,45 @@ def _conv_norm(module: ConvNorm, runtime: Runtime, joined: bool = False) -> nn.M
 
 @optimize.register
 def _unit(module: Unit, runtime: Runtime) -> nn.Module:
+    chains = _chains(module)
     for number in range(1, module.depth + 1):
-        _fuse_pair(module, f"conv{number}", f"norm{number}", runtime, joined=number == module.depth)
-    module.shortcut = optimize(module.shortcut, runtime)
-    return module
+        _fuse_pair(module, number, runtime, chains)
+    shortcut = module.shortcut
+    module.shortcut = (
+        _conv_norm(shortcut, runtime, chained=chains) if isinstance(shortcut, ConvNorm) else optimize(shortcut, runtime)
+    )
+    return module if chains or not runtime.int8 else InFloats(module, runtime)
 
 
-def _fuse_pair(module: nn.Module, conv_name: str, norm_name: str, runtime: Runtime, joined: bool = False) -> None:
+def _chains(unit: Any) -> bool:
+    """Whether a residual unit can hand on whole numbers: there are only convolutions that add, or nothing, between."""
+    simple = isinstance(unit.joining, Add) and isinstance(unit.shortcut, nn.Identity | Projection | Subsample)
+    return unit.order == "original" and simple and all(folds(norm) for _, norm in unit.layers)
+
+
+def _fuse_pair(module: Any, number: int, runtime: Runtime, chained: bool) -> None:
     """The fused convolution stands where the normalisation stood, which is given shortcut and ReLU."""
+    conv_name, norm_name = f"conv{number}", f"norm{number}"
     conv, norm = getattr(module, conv_name), getattr(module, norm_name)
     if folds(norm):
         setattr(module, conv_name, nn.Identity())
-        setattr(module, norm_name, fused_conv2d(conv, *fold(conv, norm), runtime, joined))
+        fused = fused_conv2d(conv, *fold(conv, norm), runtime, joined=number == module.depth, chained=chained)
+        setattr(module, norm_name, fused)
     else:
         setattr(module, conv_name, fused_conv2d(conv, conv.weight, None, runtime))
         norm.to(runtime.dtype)
+
+
+class InFloats(nn.Module):
+    """A module that does not take whole numbers."""
+
+    def __init__(self, module: nn.Module, runtime: Runtime) -> None:
+        super().__init__()
+        self.module, self.dtype = module, runtime.dtype
+
+    def forward(self, x: Tensor | Quantized) -> Any:
+        """What the module makes of x."""
+        return self.module(dequantized(x, self.dtype))
 
 
 class Autocast(nn.Module):
@@ -170,7 +229,7 @@ class Autocast(nn.Module):
 class Subsample(nn.Module):
     """Every second row and column."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)"""
         return x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
 

@@ -104,6 +104,56 @@ def roi_align_levels(
     return pooled.contiguous(memory_format=torch.channels_last)
 
 
+def roi_align_quantized(
+    maps: Sequence[Tensor],
+    zeros: Sequence[int],
+    factors: Sequence[float],
+    offset: Tensor,
+    rois: Tensor,
+    image_index: Tensor,
+    level: Tensor,
+    size: int,
+    scales: Sequence[float],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    stride: int = 1,
+) -> Tensor:
+    """`roi_align_levels` of maps of whole numbers, on a CPU: pooled(map − zero)·factor + offset, rounded.
+
+    Args:
+        maps: (N, C, H, W) uint8 each
+        zeros: of each map, the number that stands for 0
+        factors: of each map
+        offset: (C,)
+
+    Returns:
+        (R, C, ⌈S/stride⌉, ⌈S/stride⌉) uint8; what is below 0 or above 255 becomes 0 or 255
+    """
+    how = rois, image_index, level, size, list(scales), sampling_ratio, aligned, stride
+    if "cpu" in library.DEVICES:
+        return library.OPS.roi_align_quantized(maps, list(zeros), list(factors), offset, *how)
+    signed = [(map_.float() - zero) * factor for map_, zero, factor in zip(maps, zeros, factors, strict=True)]
+    pooled = roi_align_levels(signed, *how) + offset[:, None, None]
+    return pooled.round_().clamp_(0, 255).byte()
+
+
+def quantize(x: Tensor, scale: float, zero: int) -> Tensor:
+    """x / scale + zero, rounded to the nearest whole number from 0 to 255: uint8 of x's shape; on a CPU."""
+    if has_native_kernel(x) and x.dtype != torch.float64:
+        return library.OPS.quantize(x, scale, zero)
+    return (x.float() * (1 / scale) + zero).round_().clamp_(0, 255).byte()
+
+
+def cell_means(x: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, C), the mean over the cells: float64 for float64 and float32 for everything else.
+
+    No gradient flows through it.
+    """
+    if x.device.type == "cpu" and "cpu" in library.DEVICES and x.dtype in (*library.TYPES["cpu"], torch.uint8):
+        return library.OPS.cell_means(x)
+    return x.mean((2, 3), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
 def nms(boxes: Tensor, scores: Tensor, threshold: float, max_output: int | None = None) -> Tensor:
     """Greedy non-maximum suppression: a box goes if a better one overlaps it by IoU > `threshold`.
 

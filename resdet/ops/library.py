@@ -134,6 +134,18 @@ def _winograd_fake(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | Non
     return _empty(x, (x.shape[0], weights.shape[2], *x.shape[2:]))
 
 
+def _quantize_fake(x: Tensor, scale: float, zero: int) -> Tensor:
+    return torch.empty_like(x, dtype=torch.uint8)
+
+
+def _roi_align_quantized_fake(maps: Sequence[Tensor], zeros: Any, factors: Any, offset: Tensor, *how: Any) -> Tensor:
+    return _roi_align_fake(maps, *how)
+
+
+def _cell_means_fake(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[:2], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
 def _nms_fake(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, max_output: int) -> Tensor:
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
@@ -194,6 +206,9 @@ def _register() -> None:
     library.register_fake("resdet::conv2d_input_gradient", _conv2d_input_gradient_fake)
     library.register_fake("resdet::conv2d_weight_gradient", _conv2d_weight_gradient_fake)
     library.register_fake("resdet::winograd", _winograd_fake)
+    library.register_fake("resdet::quantize", _quantize_fake)
+    library.register_fake("resdet::roi_align_quantized", _roi_align_quantized_fake)
+    library.register_fake("resdet::cell_means", _cell_means_fake)
     library.register_fake("resdet::nms", _nms_fake)
     library.register_autograd("resdet::conv2d", _conv2d_gradient, setup_context=_save_for_conv2d)
     library.register_autograd("resdet::roi_align", _align_gradient, setup_context=_save_for_align)

@@ -64,6 +64,7 @@ class FPN(WholeResNet):
         self.channels = channels
         inputs = (*resnet.backbone.stage_channels, resnet.channels)
         self.laterals = nn.ModuleList(ConvNorm(wide, channels, 1, norm=norm) for wide in inputs)
+        self.upsample = nn.Upsample(scale_factor=2)
         self.outputs = nn.ModuleList(ConvNorm(channels, channels, 3, norm=norm) for _ in inputs)
         for layer in (*self.laterals, *self.outputs):
             nn.init.kaiming_uniform_(layer.conv.weight, a=1)
@@ -80,7 +81,7 @@ class FPN(WholeResNet):
         stages.append(self.conv5_x(stages[-1]))
         merged: list[Tensor] = []
         for stage, lateral in zip(reversed(stages), reversed(self.laterals), strict=True):
-            above = F.interpolate(merged[0], scale_factor=2) if merged else None
+            above = self.upsample(merged[0]) if merged else None
             merged.insert(0, lateral(stage, above))
         levels = [output(map_) for output, map_ in zip(self.outputs, merged, strict=True)]
         return [*levels, levels[-1][:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)]

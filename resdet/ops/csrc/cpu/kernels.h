@@ -80,6 +80,13 @@ struct Maps {
   template <typename T, typename A>                                                                            \
   void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope,         \
                        const A* offset, int64_t rows, int64_t channels, T* x_gradient, T* added_gradient);     \
+  template <typename A>                                                                                        \
+  void align_quantized(const Regions<A>&, const uint8_t* maps, A zero, A factor, const A* offset,              \
+                       uint8_t* pooled, A* workspace, int64_t first, int64_t last);                            \
+  template <typename T>                                                                                        \
+  void quantize(const T* x, float factor, float zero, int64_t count, uint8_t* y);                              \
+  template <typename T, typename A>                                                                            \
+  void cell_means(const T* x, int64_t cells, int64_t channels, A* means);                                      \
   void winograd_input(const Maps& maps, const float* x, int64_t first, int64_t last, float* products,          \
                       int64_t step);                                                                           \
   void winograd_output(const Maps& maps, const float* products, int64_t step, const float* bias,               \

@@ -40,6 +40,19 @@ inline void store(const float* from, bfloat16* to, int64_t n) {  // to the neare
   }
 }
 
+inline void load(const uint8_t* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+inline void store(const float* from, uint8_t* to, int64_t n) {  // to the nearest from 0 to 255, ties to even; NaN is 0
+  for (int64_t i = 0; i < n; ++i) {
+    const float low = from[i] > 0.0f ? from[i] : 0.0f;
+    const float rounded = (low < 255.0f ? low : 255.0f) + 8388608.0f;  // 2²³, whose neighbours are whole numbers
+    uint32_t bits;
+    __builtin_memcpy(&bits, &rounded, 4);
+    to[i] = static_cast<uint8_t>(bits);
+  }
+}
+
 #define RESDET_FUNCTION inline
 #include "../geometry.inl"
 
@@ -89,10 +102,26 @@ inline __attribute__((always_inline)) void sum_bin(const Regions<A>& regions, co
   }
 }
 
-}  // namespace
+// The sum of a bin's weights.
+template <typename A>
+A weight_of(const Regions<A>& regions, const Tables<A>& tables, int64_t py, int64_t px) {
+  A y = 0, x = 0;
+  for (int64_t i = 0; i < tables.count_y[py]; ++i) {
+    const A weight = tables.y[py * regions.height + i];
+    y += weight > 0 ? weight : A(0);
+  }
+  for (int64_t j = 0; j < tables.count_x[px]; ++j) {
+    const A weight = tables.x[px * regions.width + j];
+    x += weight > 0 ? weight : A(0);
+  }
+  return y * x;
+}
 
-template <typename T, typename A>
-void align_forward(const Regions<A>& regions, const T* maps, T* pooled, A* workspace, int64_t first, int64_t last) {
+// Call write(sum, weight, c, n, out) for each bin of the regions [first, last), 64 channels at a time: what to make of
+// the weighted sums of a bin's cells, and where to put it.
+template <typename T, typename A, typename F>
+inline __attribute__((always_inline)) void for_bins(const Regions<A>& regions, const T* maps, T* pooled, A* workspace,
+                                                    int64_t first, int64_t last, bool weighs, const F& write) {
   const int64_t channels = regions.channels, bins = regions.pooled;
   Tables<A> tables;
   for (int64_t r = first; r < last; ++r) {
@@ -105,19 +134,41 @@ void align_forward(const Regions<A>& regions, const T* maps, T* pooled, A* works
     }
     for (int64_t py = 0; py < bins; ++py) {
       for (int64_t px = 0; px < bins; ++px, out += channels) {
+        const A weight = weighs ? weight_of(regions, tables, py, px) : A(1);
         A sum[kBlock];
         int64_t c = 0;
         for (; c + kBlock <= channels; c += kBlock) {
           sum_bin(regions, tables, map, py, px, c, kBlock, sum);
-          store(sum, out + c, kBlock);
+          write(sum, weight, c, kBlock, out + c);
         }
         if (c < channels) {
           sum_bin(regions, tables, map, py, px, c, channels - c, sum);
-          store(sum, out + c, channels - c);
+          write(sum, weight, c, channels - c, out + c);
         }
       }
     }
   }
+}
+
+}  // namespace
+
+template <typename T, typename A>
+void align_forward(const Regions<A>& regions, const T* maps, T* pooled, A* workspace, int64_t first, int64_t last) {
+  for_bins(regions, maps, pooled, workspace, first, last, false,
+           [](const A* sum, A, int64_t, int64_t n, T* out) { store(sum, out, n); });
+}
+
+// A map's number q stands for q − zero, and what is beyond the map for 0.
+template <typename A>
+void align_quantized(const Regions<A>& regions, const uint8_t* maps, A zero, A factor, const A* offset,
+                     uint8_t* pooled, A* workspace, int64_t first, int64_t last) {
+  for_bins(regions, maps, pooled, workspace, first, last, zero != 0,
+           [=](const A* sum, A weight, int64_t c, int64_t n, uint8_t* out) {
+             const A missing = zero == 0 ? A(0) : zero * weight;
+             A values[kBlock];
+             for (int64_t k = 0; k < n; ++k) values[k] = (sum[k] - missing) * factor + offset[c + k];
+             store(values, out, n);
+           });
 }
 
 template <typename T, typename A>
@@ -341,6 +392,33 @@ void affine(const T* x, const T* added, const A* scale, const A* shift, bool rel
   });
 }
 
+// x / scale + zero in whole numbers
+template <typename T>
+void quantize(const T* x, float factor, float zero, int64_t count, uint8_t* y) {
+  for (int64_t i = 0; i < count; i += kBlock) {
+    const int64_t n = at_most(kBlock, count - i);
+    float values[kBlock];
+    load(x + i, values, n);
+    for (int64_t k = 0; k < n; ++k) values[k] = values[k] * factor + zero;
+    store(values, y + i, n);
+  }
+}
+
+// The mean of each channel over the cells of a map.
+template <typename T, typename A>
+void cell_means(const T* x, int64_t cells, int64_t channels, A* means) {
+  for (int64_t c = 0; c < channels; c += kBlock) {
+    const int64_t n = at_most(kBlock, channels - c);
+    A sum[kBlock] = {};
+    for (int64_t i = 0; i < cells; ++i) {
+      A values[kBlock];
+      load(x + i * channels + c, values, n);
+      for (int64_t k = 0; k < n; ++k) sum[k] += values[k];
+    }
+    for (int64_t k = 0; k < n; ++k) means[c + k] = sum[k] / static_cast<A>(cells);
+  }
+}
+
 // The gradient of x where the statistics depend on it: g · scale + x · slope + offset; without x: g · scale. g is the
 // gradient where `output`, if there is one, is not zero; it goes to `added_gradient`, if that is wanted.
 template <typename T, typename A>
@@ -510,11 +588,17 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
   template void channel_sums<T, A>(const T*, const T*, const T*, const A*, int64_t, int64_t, double*);                \
   template void affine<T, A>(const T*, const T*, const A*, const A*, bool, int64_t, int64_t, T*);                    \
   template void affine_gradient<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, int64_t, int64_t,  \
-                                      T*, T*);
+                                      T*, T*);                                                                       \
+  template void cell_means<T, A>(const T*, int64_t, int64_t, A*);
 
 RESDET_INSTANTIATE(float, float)
 RESDET_INSTANTIATE(double, double)
 RESDET_INSTANTIATE(bfloat16, float)
+template void cell_means<uint8_t, float>(const uint8_t*, int64_t, int64_t, float*);
+template void quantize<float>(const float*, float, float, int64_t, uint8_t*);
+template void quantize<bfloat16>(const bfloat16*, float, float, int64_t, uint8_t*);
+template void align_quantized<float>(const Regions<float>&, const uint8_t*, float, float, const float*, uint8_t*, float*,
+                                     int64_t, int64_t);
 template bool overlaps_any<float>(const float*, float, const float* const*, int64_t, float);
 template bool overlaps_any<double>(const double*, double, const double* const*, int64_t, double);
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
+#include <type_traits>
 
 #include "dispatch.h"
 #include "isa.h"
@@ -91,6 +92,40 @@ Tensor roi_align(std::vector<Tensor> maps, const Tensor& rois, const Tensor& ima
   return out;
 }
 
+// zeros, factors: of each level; offset: of each channel
+Tensor roi_align_quantized(std::vector<Tensor> maps, std::vector<int64_t> zeros, std::vector<double> factors,
+                           const Tensor& offset, const Tensor& rois, const Tensor& image_index,
+                           std::optional<Tensor> level, int64_t size, std::vector<double> scales,
+                           int64_t sampling_ratio, bool aligned, int64_t stride) {
+  const auto sides = resdet::sides_of(maps);
+  check_levels(level, maps.size(), scales);
+  STD_TORCH_CHECK(zeros.size() == maps.size() && factors.size() == maps.size(),
+                  "There must be a zero and a factor for each level.");
+  STD_TORCH_CHECK(maps[0].scalar_type() == ScalarType::Byte, "The maps must be uint8.");
+  STD_TORCH_CHECK(offset.dim() == 1 && offset.size(0) == sides[1], "There must be an offset for each channel.");
+  const Tensor offsets = torch::stable::contiguous(torch::stable::to(offset, ScalarType::Float));
+  Tensor out;
+  for (size_t l = 0; l < maps.size(); ++l) {
+    const auto shape = resdet::shape_of_level(sides, l);
+    const Pooling pooling{size, scales[l], stride, sampling_ratio, aligned, level, static_cast<int64_t>(l)};
+    with_regions(ScalarType::Float, rois, image_index, shape, pooling, [&](auto, const auto& regions) {
+      using A = decltype(regions.scale);
+      const Tensor map = channels_last(maps[l]);
+      if (l == 0) out = new_maps(map, {regions.count, shape[1], regions.pooled, regions.pooled}, map.scalar_type());
+      const auto kernel = RESDET_BEST(align_quantized<float>);
+      torch::stable::parallel_for(0, regions.count, 1, [&](int64_t first, int64_t last) {
+        std::vector<float> workspace(resdet::align_workspace(regions));
+        if constexpr (std::is_same_v<A, float>) {
+          kernel(regions, static_cast<const uint8_t*>(map.data_ptr()), static_cast<float>(zeros[l]),
+                 static_cast<float>(factors[l]), static_cast<const float*>(offsets.data_ptr()),
+                 static_cast<uint8_t*>(out.data_ptr()), workspace.data(), first, last);
+        }
+      });
+    });
+  }
+  return out;
+}
+
 std::vector<Tensor> roi_align_backward(const Tensor& gradient, const Tensor& rois, const Tensor& image_index,
                                        std::optional<Tensor> level, std::vector<int64_t> sides, int64_t size,
                                        std::vector<double> scales, int64_t sampling_ratio, bool aligned,
@@ -154,6 +189,7 @@ Tensor roi_pool_backward(const Tensor& gradient, const Tensor& cells, const Tens
 
 STABLE_TORCH_LIBRARY_IMPL(resdet, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&roi_align));
+  m.impl("roi_align_quantized", TORCH_BOX(&roi_align_quantized));
   m.impl("roi_align_backward", TORCH_BOX(&roi_align_backward));
   m.impl("roi_pool", TORCH_BOX(&roi_pool));
   m.impl("roi_pool_backward", TORCH_BOX(&roi_pool_backward));
