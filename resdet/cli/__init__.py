@@ -24,9 +24,11 @@ from resdet.errors import Stopped, UserError
 
 COMMANDS = (
     *("train", "train-det", "eval-det", "detect", "alternate", "propose", "train-cls", "eval-cls", "study"),
-    *("split", "new-recipe", "check-data", "convert-data", "convert-weights", "zoo", "push"),
+    *("split", "new-recipe", "check-data", "convert-data", "convert-weights", "quantize", "zoo", "push"),
 )
-ON_MAIN_ONLY = ("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights", "zoo", "push")
+ON_MAIN_ONLY = (
+    *("detect", "split", "new-recipe", "check-data", "convert-data", "convert-weights", "quantize", "zoo", "push"),
+)
 """Commands whose work processes cannot share."""
 TRAINING = ("train", "train-det", "train-cls", "alternate", "study")
 """Commands that go on when nobody reads what they print: their results are in files, after hours of work."""

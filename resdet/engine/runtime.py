@@ -132,9 +132,14 @@ def choose(device: str | int | torch.device | None, precision: str | torch.dtype
     return Runtime(rank(), world_size(), chosen, dtype, int8)
 
 
-def start(device: str, precision: str) -> Runtime:
-    """`choose`, and set this process up for it, as a library must not: its GPU, TF32, and the memory allocator."""
+def start(device: str, precision: str, *, detects: bool = False) -> Runtime:
+    """`choose`, and set this process up for it, as a library must not: its GPU, TF32, and the memory allocator.
+
+    Raises UserError for int8 too, unless this process only `detects`.
+    """
     runtime = choose(device, precision)
+    if runtime.int8 and not detects:
+        raise UserError("Precision int8 is for detecting, with detect and eval-det: choose auto, fp32, bf16 or fp16.")
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"

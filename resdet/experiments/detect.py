@@ -55,7 +55,7 @@ def detect(
     if output.exists() and not output.is_dir():
         raise UserError(f"{printable(output)} is a file: pass a folder to write to as --output.")
     found = photographs(images)
-    runtimes.start(device, precision)
+    runtimes.start(device, precision, detects=True)
     detector = Detector.load(weights, device, precision)
     results: dict[str, list[dict[str, object]]] = {}
     taken = {os.path.abspath(image.file) for image in found}  # an image must not be written over

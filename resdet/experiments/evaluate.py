@@ -53,7 +53,7 @@ def evaluate(config: DetConfig, weights: str) -> Evaluation | None:
     Several processes share the images; all but the main one return None. Raises UserError if weights, data and
     config do not fit each other.
     """
-    runtime = runtimes.start(config.device, config.solver.precision)
+    runtime = runtimes.start(config.device, config.solver.precision, detects=True)
     network, annotations, config = network_and_data(config, weights, runtime)
     batches = validation_batches(annotations, config, runtime)
     found = predict_and_propose(network, batches, runtime, most=max(NUMBERS))

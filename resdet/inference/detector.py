@@ -27,7 +27,7 @@ from resdet.inference.test_time import TestTimeRCNN
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.load import load_model
-from resdet.models.weights.resdet import ModelFile
+from resdet.models.weights.resdet import ModelFile, digest
 from resdet.models.weights.strict import load_strictly
 
 READ_AHEAD = 8  # batches of images that are held at a time, from which those of one size are taken together
@@ -70,12 +70,32 @@ def assemble(members: Sequence[Member], runtime: Runtime) -> OptimizedRCNN | Tes
     """The networks of an ensemble, or the only one, with the methods that the first one's test settings ask for."""
     config = members[0][1].config
     models, test = [restore(file, source) for source, file in members], config.test
-    if len(models) == 1 and not (test.scales or test.flip or test.refine):
-        return OptimizedRCNN(models[0], runtime, keep=False)
-    short_side = config.data.test_short_side
-    return TestTimeRCNN(
-        models, runtime, short_side=short_side, scales=test.scales, flip=test.flip, refine=test.refine
-    )
+    grids = [grids_of(file, source) if runtime.int8 else None for source, file in members]
+    try:
+        if len(models) == 1 and not (test.scales or test.flip or test.refine):
+            return OptimizedRCNN(models[0], runtime, grids[0], keep=False)
+        short_side = config.data.test_short_side
+        more: dict[str, Any] = {"scales": test.scales, "flip": test.flip, "refine": test.refine}
+        return TestTimeRCNN(models, runtime, grids, short_side=short_side, **more)
+    except KeyError as error:
+        source, _ = members[0]
+        raise UserError(
+            f"{source} has no int8 scales for the layer {error}: run `resdet quantize {source}` again."
+        ) from error
+
+
+def grids_of(file: ModelFile, source: str) -> dict[str, Tensor]:
+    """The int8 scales of a model file. Raises UserError if it has none, or those of other weights."""
+    if file.calibration is None:
+        raise UserError(
+            f"{source} has no int8 scales: run `resdet quantize {source}` first, or choose another precision."
+        )
+    if file.calibration.weights != digest(file.weights):
+        raise UserError(
+            f"{source} has the int8 scales of other weights: run `resdet quantize {source}` again, or choose another "
+            "precision."
+        )
+    return file.calibration.grids
 
 
 def image_size(config: DetConfig) -> tuple[int, int]:
@@ -138,7 +158,8 @@ class Detector:
 
         Args:
             device: auto (or None), cpu, cuda, cuda:N or N, or an object of torch's
-            precision: auto (or None), fp32, bf16 or fp16, or a type of torch's
+            precision: auto (or None), fp32, bf16 or fp16, or a type of torch's; int8 on a CPU, for a detector that
+                `resdet quantize` has calibrated
             test: settings of `TestConfig` to change, such as flip=True or vote_iou=0.5
         """
         if not isinstance(source, str | os.PathLike):
@@ -155,7 +176,8 @@ class Detector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The files and the settings: what a network was rearranged to cannot be pickled."""
-        return _rebuilt, (type(self), self.members, str(self.runtime.device), self.runtime.dtype)
+        precision = "int8" if self.runtime.int8 else self.runtime.dtype
+        return _rebuilt, (type(self), self.members, str(self.runtime.device), precision)
 
     @overload
     def __call__(self, images: Picture) -> NamedDetections: ...  # type: ignore[overload-overlap]  # a str
@@ -209,9 +231,11 @@ class Detector:
             yield NamedDetections(boxes.cpu(), scores.cpu(), labels.cpu(), names)
 
 
-def _rebuilt(kind: type[Detector], members: Sequence[Member], device: str, dtype: torch.dtype) -> Detector:
+def _rebuilt(
+    kind: type[Detector], members: Sequence[Member], device: str, precision: str | torch.dtype
+) -> Detector:
     """A detector from its pickle, where it may find another machine."""
-    return kind(members, runtimes.choose(device, dtype))
+    return kind(members, runtimes.choose(device, precision))
 
 
 def _changed(config: TestConfig, settings: dict[str, Any]) -> TestConfig:

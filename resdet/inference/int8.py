@@ -90,6 +90,11 @@ class Observed(nn.Module):
         self.went_out.watch(y)
         return y
 
+    @property
+    def seen(self) -> bool:
+        """Whether anything came in."""
+        return bool(self.came_in.counts.any())
+
     def grids(self, method: Method) -> Tensor:
         """(2, 2): scale and zero of the input and of the output."""
         return torch.tensor([self.came_in.grid(method), self.went_out.grid(method)])

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from resdet.engine.runtime import Runtime
+from resdet.inference.int8 import quantize_layers
 from resdet.inference.optimize_heads import Int8Pooler, optimize_head
 from resdet.inference.optimize_layers import optimize
 from resdet.models.faster_rcnn import FasterRCNN
@@ -24,14 +25,25 @@ class OptimizedRCNN(nn.Module):
     Args:
         model: the network, wherever it is
         runtime: device and number type
+        grids: with a runtime of int8, those of the layers; without, the network computes in floats and observes
+            them (`int8`). Raises KeyError if one has none
         keep: rearrange a copy, and leave `model` as it is; otherwise it is taken apart, which saves its memory
     """
 
-    def __init__(self, model: FasterRCNN, runtime: Runtime, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        model: FasterRCNN,
+        runtime: Runtime,
+        grids: Mapping[str, Tensor] | None = None,
+        *,
+        keep: bool = True,
+    ) -> None:
         super().__init__()
         self.runtime = runtime
         own = copy.deepcopy(model) if keep else model
         self.model = optimize_detector(own.eval().to(runtime.device), runtime)
+        if grids is not None:
+            quantize_layers(self.model, grids)
 
     @torch.no_grad()
     def forward(

@@ -9,7 +9,7 @@ Shapes: N images, R regions of an image, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ class TestTimeRCNN(nn.Module):
     Args:
         models: the ensemble, which is taken apart; one is none
         runtime: device and number type
+        grids: of each model, as `OptimizedRCNN` takes them
         short_side: pixels; of the images in which proposals are sought
         scales: pixels; shorter sides of the images that regions are pooled from; empty leaves that to the models
         flip: look at mirror images too
@@ -75,6 +76,7 @@ class TestTimeRCNN(nn.Module):
         self,
         models: Sequence[FasterRCNN],
         runtime: Runtime,
+        grids: Sequence[Mapping[str, Tensor] | None] | None = None,
         *,
         short_side: int,
         scales: Sequence[int] = (),
@@ -87,7 +89,10 @@ class TestTimeRCNN(nn.Module):
         for model in models:
             if scales:
                 model.scales = tuple(side / max(scales) for side in sorted(set(scales)))
-        self.models: Any = nn.ModuleList(OptimizedRCNN(model, runtime, keep=False).model for model in models)
+        self.models: Any = nn.ModuleList(
+            OptimizedRCNN(model, runtime, own, keep=False).model
+            for model, own in zip(models, grids or [None] * len(models), strict=True)
+        )
 
     @torch.no_grad()
     def forward(
