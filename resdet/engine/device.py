@@ -90,6 +90,6 @@ def check_int8(device: torch.device) -> None:
         raise UserError("Precision int8 is for CPUs: choose bf16 or fp16 on a GPU, or --device cpu.")
     if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
         raise UserError(
-            "Precision int8: this processor, or this build of torch, has no fast int8 products (AVX512-VNNI or AMX); "
-            "choose auto."
+            "Precision int8: this processor, or this build of torch, has no fast int8 products (AVX512-VNNI or "
+            "AMX); choose auto."
         )

@@ -139,7 +139,7 @@ def start(device: str, precision: str, *, detects: bool = False) -> Runtime:
     """
     runtime = choose(device, precision)
     if runtime.int8 and not detects:
-        raise UserError("Precision int8 is for detecting, with detect and eval-det: choose auto, fp32, bf16 or fp16.")
+        raise UserError("Precision int8 is for detect and eval-det alone: choose auto, fp32, bf16 or fp16.")
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"

@@ -24,7 +24,7 @@ from resdet.inference.int8 import Method, Observed, observed_grids
 from resdet.inference.optimize import OptimizedRCNN
 from resdet.io import printable
 from resdet.models.weights.load import load_model
-from resdet.models.weights.resdet import Calibration, ModelFile, digest, is_own, save_model, weights_in
+from resdet.models.weights.resdet import Calibration, digest, is_own, save_model, weights_in
 
 FEWEST = 8  # images; of fewer, the ranges say little of others
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _training_images(config: DetConfig, source: str) -> list[Path]:
     try:
         annotations = read_annotations(config.data, config.data.train, config.data.classes)
     except UserError as error:
-        raise UserError(f"The training images of {source} cannot be used: {error} Or pass images with --data.") from error
+        raise UserError(f"The training images of {source}: {error} Or pass other images with --data.") from error
     return [Path(annotations.file(index)) for index in range(len(annotations))]
 
 

@@ -92,8 +92,8 @@ def grids_of(file: ModelFile, source: str) -> dict[str, Tensor]:
         )
     if file.calibration.weights != digest(file.weights):
         raise UserError(
-            f"{source} has the int8 scales of other weights: run `resdet quantize {source}` again, or choose another "
-            "precision."
+            f"{source} has the int8 scales of other weights: run `resdet quantize {source}` again, or choose "
+            "another precision."
         )
     return file.calibration.grids
 

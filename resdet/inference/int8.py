@@ -114,18 +114,6 @@ def quantize_layers(network: nn.Module, grids: Mapping[str, Tensor]) -> None:
             setattr(network.get_submodule(parent), own, layer.int8(came_in, went_out))
 
 
-class Entry(nn.Module):
-    """Where a map is put on its grid."""
-
-    def __init__(self, came_in: Grid, went_out: Grid) -> None:
-        super().__init__()
-        self.grid = went_out
-
-    def forward(self, x: Tensor) -> Quantized:
-        """(N, C, H, W) → the same in whole numbers"""
-        return quantized(x, self.grid)
-
-
 def whole(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(K, …) → int8 of the same shape and scales (K,): what each output's numbers stand for."""
     scales = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
@@ -159,7 +147,7 @@ class Int8Conv2d(nn.Module):
         went_out: Grid,
     ) -> None:
         super().__init__()
-        self.shape = [list(own) for own in (like.stride, like.padding, like.dilation)]  # type: ignore[arg-type]
+        self.shape = [list(own) for own in (like.stride, like.padding, like.dilation)]
         self.groups, self.came_in = like.groups, came_in
         self.out: tuple[float, int, torch.dtype] = (*went_out, torch.uint8) if chained else (1.0, 0, dtype)
         self.weight, self.scales = whole(weight)
@@ -185,7 +173,7 @@ class Int8Conv2d(nn.Module):
         where = (self.bias, *self.shape, self.groups)
         if added is None:
             return torch.ops.onednn.qconv2d_pointwise(*inputs, *matrix, *where, *self.out, after, [], "")
-        total = (*self.out, *added.grid, "sum", 1.0, after, [], "")
+        total: Any = (*self.out, *added.grid, "sum", 1.0, after, [], "")
         return torch.ops.onednn.qconv2d_pointwise.binary(*inputs, *matrix, added.values, *where, *total)
 
     def _multiply(self, x: Quantized, added: Quantized | None, after: str) -> Tensor:
@@ -200,7 +188,7 @@ class Int8Conv2d(nn.Module):
             y = torch.ops.onednn.qlinear_pointwise(*matrix, self.bias, *self.out, after, [], "")
         else:
             sums = added.values.permute(0, 2, 3, 1).flatten(0, 2)
-            total = (*self.out, *added.grid, "sum", 1.0, after, [], "")
+            total: Any = (*self.out, *added.grid, "sum", 1.0, after, [], "")
             y = torch.ops.onednn.qlinear_pointwise.binary(*matrix, sums, self.bias, *total)
         return y.view(shape).permute(0, 3, 1, 2)
 

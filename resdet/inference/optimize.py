@@ -13,8 +13,12 @@ from torch import Tensor, nn
 
 from resdet.engine.runtime import Runtime
 from resdet.inference.int8 import quantize_layers
-from resdet.inference.optimize_heads import Int8Pooler, optimize_head
+from resdet.inference.optimize_heads import optimize_head
 from resdet.inference.optimize_layers import optimize
+from resdet.inference.pool_quantized import Int8Pooler
+from resdet.inference.stem import fast_pixel_norm
+from resdet.models.backbones.fpn import CELLS, FPN, WholeResNet
+from resdet.models.backbones.resnet import ResNetBackbone
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.types import Detections, FeatureMaps
 
@@ -78,6 +82,9 @@ class OptimizedRCNN(nn.Module):
 
 def optimize_detector(detector: FasterRCNN, runtime: Runtime) -> FasterRCNN:
     """Rearrange `detector` itself; its box predictor computes scores and boxes in float32, as it is."""
+    if isinstance(detector.backbone, ResNetBackbone | WholeResNet):
+        multiple = CELLS if isinstance(detector.backbone, FPN) else 1
+        detector.pixel_norm = fast_pixel_norm(detector.pixel_norm, runtime, multiple)  # type: ignore[assignment]
     detector.backbone = optimize(detector.backbone, runtime)
     detector.rpn = None if detector.rpn is None else optimize(detector.rpn, runtime)
     heads = detector.roi_heads

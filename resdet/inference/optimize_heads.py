@@ -20,11 +20,12 @@ from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d, fused_linear
 from resdet.inference.int8 import Int8Conv2d
 from resdet.inference.optimize_layers import chain, optimize, reads_every_second_cell
-from resdet.inference.quantized import Grid, Quantized, cell_means, concatenated, covering, dequantized, flatten_bins
+from resdet.inference.pool_quantized import pool_quantized
+from resdet.inference.quantized import cell_means, concatenated, dequantized, flatten_bins
 from resdet.models.box_heads import Conv5Head, ConvFCHead, WarpedHead
 from resdet.models.layers.blocks import Bottleneck
 from resdet.models.layers.norm import fold, folds
-from resdet.models.poolers import ALIGNED, RoIPooler, pyramid_level
+from resdet.models.poolers import RoIPooler
 from resdet.types import FeatureMaps
 
 REGIONS_AT_A_TIME = 128
@@ -94,7 +95,7 @@ class OptimizedConvFCHead(nn.Module):
     def __init__(self, head: ConvFCHead, runtime: Runtime) -> None:
         super().__init__()
         self.runtime = runtime
-        self.convs: Any = chain(head.convs, runtime)  # type: ignore[arg-type]
+        self.convs: Any = chain(head.convs, runtime)
         self.fcs = nn.ModuleList()
         fcs: Any = head.fcs
         for number, fc in enumerate(fcs):
@@ -156,71 +157,6 @@ def _in_parts(
     return torch.cat(vectors)
 
 
-class Int8Pooler(nn.Module):
-    """`RoIPooler`, which leaves whole numbers what they are where it averages them.
-
-    Args:
-        pooler: the one that it is
-        runtime: type of what is pooled otherwise
-    """
-
-    def __init__(self, pooler: RoIPooler, runtime: Runtime) -> None:
-        super().__init__()
-        self.pooler, self.dtype = pooler, runtime.dtype
-
-    def forward(self, features: Any, rois: Tensor, image_index: Tensor, bin_stride: int = 1) -> Any:
-        """As `RoIPooler`, of maps of either kind."""
-        maps = features.maps
-        if not isinstance(maps[0], Quantized):
-            return self.pooler(features, rois, image_index, bin_stride)
-        if self.pooler.kind in ALIGNED and (self.pooler.levels or len(maps) == 1):
-            return pool_quantized(self, features, rois, image_index, bin_stride)
-        floats = features._replace(maps=[dequantized(map_, self.dtype) for map_ in maps])
-        return self.pooler(floats, rois, image_index, bin_stride)
-
-
-def pool_quantized(
-    own: Any,
-    features: Any,
-    rois: Tensor,
-    image_index: Tensor,
-    bin_stride: int,
-    bias: Tensor | None = None,
-    grid: Grid | None = None,
-) -> Quantized:
-    """RoI align of maps of whole numbers: ReLU(pooled + bias), or only pooled where there is no bias.
-
-    Args:
-        own: the pooler
-        features: the levels
-        rois: (R, 4) pixels
-        image_index: (R,)
-        bin_stride: every so many bins are computed
-        bias: (C,)
-        grid: of the result; without, one over all that the maps may hold
-    """
-    pooler = own.pooler
-    levels = pooler.levels or 1
-    maps, strides = features.maps[:levels], features.strides[:levels]
-    grid = grid or covering([map_.grid for map_ in maps])
-    offset = torch.full((maps[0].shape[1],), float(grid.zero))
-    values = ops.roi_align_quantized(
-        [map_.values for map_ in maps],
-        [map_.grid.zero for map_ in maps],
-        [map_.grid.scale / grid.scale for map_ in maps],
-        offset if bias is None else offset + bias / grid.scale,
-        rois,
-        image_index,
-        pyramid_level(rois, levels) if pooler.levels else rois.new_zeros(len(rois), dtype=torch.int64),
-        pooler.size,
-        [1 / stride for stride in strides],
-        pooler.sampling_ratio,
-        ALIGNED[pooler.kind],
-        bin_stride,
-    )
-    return Quantized(values, grid)
-
-
 class Start(nn.Module):
     """Pooling, and the first unit of conv5_x; where that reads every second bin, the others are left out."""
 
@@ -257,9 +193,7 @@ class HoistedStart(nn.Module):
         self.project = fused_conv2d(unit.shortcut.conv, weight, None, runtime, chained=True)
         self.conv2 = fused_conv2d(unit.conv2, *fold(unit.conv2, unit.norm2), runtime, chained=True)
         weight, bias = fold(unit.conv3, unit.norm3)
-        self.conv3 = fused_conv2d(
-            unit.conv3, weight, bias + projection_bias, runtime, joined=True, chained=True
-        )
+        self.conv3 = fused_conv2d(unit.conv3, weight, bias + projection_bias, runtime, joined=True, chained=True)
 
     def prepare(self, features: FeatureMaps) -> tuple[FeatureMaps, ...]:
         """What is pooled: the two convolutions of the features, without bias."""

@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from functools import singledispatch
 from itertools import pairwise
 from typing import Any
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 
 from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d
-from resdet.inference.int8 import Entry, Observed
 from resdet.inference.quantized import Quantized, dequantized
+from resdet.inference.stem import FastMaxPool
+from resdet.models.anchors import AnchorGenerator
 from resdet.models.backbones.fpn import FPN, DilatedC5
 from resdet.models.backbones.resnet import ResNetBackbone
 from resdet.models.backbones.timm import TimmBackbone
@@ -61,10 +61,8 @@ def _backbone(module: ResNetBackbone, runtime: Runtime) -> nn.Module:
 
 
 def _all_stages(module: Any, runtime: Runtime) -> nn.Module:
-    """A ResNet all of whose stages may be read. Its first layer sees too few channels to gain from whole numbers."""
-    module.conv1 = optimize(module.conv1, replace(runtime, int8=False))
-    if runtime.int8 and _chains(module.conv2_x[0]):
-        module.pool = nn.Sequential(module.pool, Observed(nn.Identity, Entry))
+    """A ResNet all of whose stages may be read."""
+    module.conv1, module.pool = _conv_norm(module.conv1, runtime, chained=True), FastMaxPool()
     for name in ("conv2_x", "conv3_x", "conv4_x"):
         setattr(module, name, optimize(getattr(module, name), runtime))
     return module
@@ -100,6 +98,29 @@ class Upsample(nn.Module):
 
 
 @optimize.register
+def _anchors(module: AnchorGenerator, runtime: Runtime) -> nn.Module:
+    return RememberedAnchors(module)
+
+
+class RememberedAnchors(nn.Module):
+    """`AnchorGenerator`, which does not make the anchors of the last images again for the next of their size."""
+
+    def __init__(self, make: AnchorGenerator) -> None:
+        super().__init__()
+        self.make, self.levels = make, make.levels
+        self.last: tuple[Any, list[Tensor]] = (None, [])
+
+    def forward(self, shapes: Sequence[tuple[int, int]], strides: Sequence[float]) -> list[Tensor]:
+        """As `AnchorGenerator`; what it returns must not be changed."""
+        asked, anchors = self.last  # one name, since threads may share this
+        wanted = tuple(shapes), tuple(strides)
+        if asked != wanted:
+            anchors = self.make(shapes, strides)
+            self.last = wanted, anchors
+        return anchors
+
+
+@optimize.register
 def _timm(module: TimmBackbone, runtime: Runtime) -> nn.Module:
     wrapped: Any = Autocast(module, runtime)
     wrapped.strides, wrapped.channels = module.strides, module.channels
@@ -117,8 +138,7 @@ class OptimizedRPNHead(nn.Module):
     def __init__(self, head: RPNHead, runtime: Runtime) -> None:
         super().__init__()
         self.convs: Any = nn.ModuleList(
-            fused_conv2d(conv, conv.weight, conv.bias, runtime, chained=True)  # type: ignore[arg-type]
-            for conv in head.convs
+            fused_conv2d(conv, conv.weight, conv.bias, runtime, chained=True) for conv in head.convs
         )
         siblings = head.objectness_logits, head.anchor_deltas
         self.num_anchors = siblings[0].out_channels
@@ -172,15 +192,15 @@ def _unit(module: Unit, runtime: Runtime) -> nn.Module:
     chains = _chains(module)
     for number in range(1, module.depth + 1):
         _fuse_pair(module, number, runtime, chains)
-    shortcut = module.shortcut
-    module.shortcut = (
-        _conv_norm(shortcut, runtime, chained=chains) if isinstance(shortcut, ConvNorm) else optimize(shortcut, runtime)
-    )
+    if isinstance(module.shortcut, Projection):
+        module.shortcut = _conv_norm(module.shortcut, runtime, chained=chains)
+    else:
+        module.shortcut = optimize(module.shortcut, runtime)
     return module if chains or not runtime.int8 else InFloats(module, runtime)
 
 
 def _chains(unit: Any) -> bool:
-    """Whether a residual unit can hand on whole numbers: there are only convolutions that add, or nothing, between."""
+    """Whether all that happens in a residual unit is convolutions and their sums, so that it hands on whole numbers."""
     simple = isinstance(unit.joining, Add) and isinstance(unit.shortcut, nn.Identity | Projection | Subsample)
     return unit.order == "original" and simple and all(folds(norm) for _, norm in unit.layers)
 

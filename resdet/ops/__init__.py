@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from resdet.ops import library
@@ -149,9 +150,47 @@ def cell_means(x: Tensor) -> Tensor:
 
     No gradient flows through it.
     """
-    if x.device.type == "cpu" and "cpu" in library.DEVICES and x.dtype in (*library.TYPES["cpu"], torch.uint8):
+    if _served_on_cpu(x):
         return library.OPS.cell_means(x)
     return x.mean((2, 3), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """The largest number in each window of 3×3 cells at stride 2, with padding: what follows conv1 of a ResNet.
+
+    No gradient flows through it.
+
+    Args:
+        x: (N, C, H, W); on a CPU also uint8
+
+    Returns:
+        (N, C, ⌈H/2⌉, ⌈W/2⌉)
+    """
+    if _served_on_cpu(x):
+        return library.OPS.max_pool(x)
+    return F.max_pool2d(x.float(), 3, 2, 1).to(x.dtype)
+
+
+def look_up(images: Tensor, table: Tensor, sizes: Tensor, height: int, width: int) -> Tensor:
+    """What a table has for each pixel; beyond an image, what stands for zero: 128 in a table of uint8, else 0.
+
+    Args:
+        images: (N, 3, H, W) uint8
+        table: (3, 256) for each channel, of uint8, bfloat16 or float32
+        sizes: (N, 2) int64, heights and widths of the images without padding
+        height, width: of the result, which has more or less padding than the images
+
+    Returns:
+        (N, 3, height, width) of the table's type
+    """
+    if images.device.type == "cpu" and "cpu" in library.DEVICES:
+        return library.OPS.look_up(images, table, sizes, height, width)
+    found = torch.full((len(images), 3, height, width), 128 if table.dtype == torch.uint8 else 0, dtype=table.dtype)
+    found = found.to(images.device, memory_format=torch.channels_last)
+    for image, to, (h, w) in zip(images, found, sizes.tolist(), strict=True):
+        for channel in range(3):
+            to[channel, :h, :w] = table[channel][image[channel, :h, :w].long()]
+    return found
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, max_output: int | None = None) -> Tensor:
@@ -304,6 +343,11 @@ def has_native_kernel(x: Tensor) -> bool:
 def _served(x: Tensor) -> bool:
     """Whether our own region operators serve this tensor's device."""
     return x.device.type in library.DEVICES and (x.device.type != "cuda" or library.runs_on_gpu(x.device.index))
+
+
+def _served_on_cpu(x: Tensor) -> bool:
+    """Whether our own kernels for maps, of whole numbers too, serve this tensor."""
+    return x.device.type == "cpu" and "cpu" in library.DEVICES and x.dtype in (*library.TYPES["cpu"], torch.uint8)
 
 
 def _typed(x: Tensor) -> Tensor:

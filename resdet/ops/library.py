@@ -138,12 +138,20 @@ def _quantize_fake(x: Tensor, scale: float, zero: int) -> Tensor:
     return torch.empty_like(x, dtype=torch.uint8)
 
 
-def _roi_align_quantized_fake(maps: Sequence[Tensor], zeros: Any, factors: Any, offset: Tensor, *how: Any) -> Tensor:
+def _roi_align_quantized_fake(maps: Any, zeros: Any, factors: Any, offset: Tensor, *how: Any) -> Tensor:
     return _roi_align_fake(maps, *how)
 
 
 def _cell_means_fake(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[:2], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _max_pool_fake(x: Tensor) -> Tensor:
+    return _empty(x, (*x.shape[:2], *(_pooled(side, 2) for side in x.shape[2:])))
+
+
+def _look_up_fake(images: Tensor, table: Tensor, sizes: Tensor, height: int, width: int) -> Tensor:
+    return _empty(images, (len(images), 3, height, width), table.dtype)
 
 
 def _nms_fake(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, max_output: int) -> Tensor:
@@ -209,6 +217,8 @@ def _register() -> None:
     library.register_fake("resdet::quantize", _quantize_fake)
     library.register_fake("resdet::roi_align_quantized", _roi_align_quantized_fake)
     library.register_fake("resdet::cell_means", _cell_means_fake)
+    library.register_fake("resdet::max_pool", _max_pool_fake)
+    library.register_fake("resdet::look_up", _look_up_fake)
     library.register_fake("resdet::nms", _nms_fake)
     library.register_autograd("resdet::conv2d", _conv2d_gradient, setup_context=_save_for_conv2d)
     library.register_autograd("resdet::roi_align", _align_gradient, setup_context=_save_for_align)

@@ -11,6 +11,8 @@ from resdet.models.backbones.resnet import ResNet
 from resdet.models.layers.conv_norm import ConvNorm
 from resdet.models.layers.norm import Norm
 
+CELLS = 32  # pixels: heights and widths are padded to multiples, so that all cells are whole
+
 
 class WholeResNet(Backbone):
     """A backbone of conv1 to conv5_x.
@@ -77,7 +79,7 @@ class FPN(WholeResNet):
         Zeros at the right and at the bottom make height and width multiples of 32, as in detectron2 and
         torchvision, so that a level has twice the cells of the next one along each side.
         """
-        stages = self.bottom_up.stages(pad_to_multiple(images, 32))
+        stages = self.bottom_up.stages(pad_to_multiple(images, CELLS))
         stages.append(self.conv5_x(stages[-1]))
         merged: list[Tensor] = []
         for stage, lateral in zip(reversed(stages), reversed(self.laterals), strict=True):

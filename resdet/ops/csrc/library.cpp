@@ -31,6 +31,8 @@ STABLE_TORCH_LIBRARY(resdet, m) {
       "Tensor image_index, Tensor? level, int size, float[] scales, int sampling_ratio, bool aligned, int stride) "
       "-> Tensor");
   m.def("cell_means(Tensor x) -> Tensor");
+  m.def("max_pool(Tensor x) -> Tensor");
+  m.def("look_up(Tensor images, Tensor table, Tensor sizes, int height, int width) -> Tensor");
   m.def("instruction_set() -> int");
   m.def("has_tiles() -> bool");
   m.def("runs_on_gpu(int index) -> bool");

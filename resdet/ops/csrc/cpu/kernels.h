@@ -87,6 +87,8 @@ struct Maps {
   void quantize(const T* x, float factor, float zero, int64_t count, uint8_t* y);                              \
   template <typename T, typename A>                                                                            \
   void cell_means(const T* x, int64_t cells, int64_t channels, A* means);                                      \
+  template <typename T, typename A>                                                                            \
+  void max_pool_row(const T* map, int64_t height, int64_t width, int64_t channels, int64_t y, T* row);         \
   void winograd_input(const Maps& maps, const float* x, int64_t first, int64_t last, float* products,          \
                       int64_t step);                                                                           \
   void winograd_output(const Maps& maps, const float* products, int64_t step, const float* bias,               \

@@ -419,6 +419,48 @@ void cell_means(const T* x, int64_t cells, int64_t channels, A* means) {
   }
 }
 
+namespace {
+
+inline void load(const uint8_t* from, uint8_t* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+inline void store(const uint8_t* from, uint8_t* to, int64_t n) { load(from, to, n); }
+
+// The larger numbers of `best` and of those at `from`; NaN is larger than any.
+template <typename T, typename A>
+inline __attribute__((always_inline)) void keep_larger(const T* from, int64_t n, A* best) {
+  A values[kBlock];
+  load(from, values, n);
+  for (int64_t k = 0; k < n; ++k) best[k] = (values[k] > best[k]) | (values[k] != values[k]) ? values[k] : best[k];
+}
+
+}  // namespace
+
+// Row `y` of the maxima over windows of 3×3 cells, at stride 2, of a map (H, W, C) with a border of one cell.
+template <typename T, typename A>
+void max_pool_row(const T* map, int64_t height, int64_t width, int64_t channels, int64_t y, T* row) {
+  const int64_t top = 2 * y > 0 ? 2 * y - 1 : 0, bottom = at_most(2 * y + 2, height);
+  for (int64_t x = 0; x < (width + 1) / 2; ++x) {
+    const int64_t left = 2 * x > 0 ? 2 * x - 1 : 0, right = at_most(2 * x + 2, width);
+    for (int64_t c = 0; c < channels; c += kBlock) {
+      const int64_t n = at_most(kBlock, channels - c);
+      A best[kBlock];
+      const auto look = [&](int64_t count) __attribute__((always_inline)) {
+        load(map + (top * width + left) * channels + c, best, count);
+        for (int64_t i = top; i < bottom; ++i) {
+          for (int64_t j = left; j < right; ++j) keep_larger(map + (i * width + j) * channels + c, count, best);
+        }
+        store(best, row + x * channels + c, count);
+      };
+      if (n == kBlock) {
+        look(kBlock);
+      } else {
+        look(n);
+      }
+    }
+  }
+}
+
 // The gradient of x where the statistics depend on it: g · scale + x · slope + offset; without x: g · scale. g is the
 // gradient where `output`, if there is one, is not zero; it goes to `added_gradient`, if that is wanted.
 template <typename T, typename A>
@@ -589,11 +631,13 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
   template void affine<T, A>(const T*, const T*, const A*, const A*, bool, int64_t, int64_t, T*);                    \
   template void affine_gradient<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, int64_t, int64_t,  \
                                       T*, T*);                                                                       \
-  template void cell_means<T, A>(const T*, int64_t, int64_t, A*);
+  template void cell_means<T, A>(const T*, int64_t, int64_t, A*);                                                     \
+  template void max_pool_row<T, A>(const T*, int64_t, int64_t, int64_t, int64_t, T*);
 
 RESDET_INSTANTIATE(float, float)
 RESDET_INSTANTIATE(double, double)
 RESDET_INSTANTIATE(bfloat16, float)
+template void max_pool_row<uint8_t, uint8_t>(const uint8_t*, int64_t, int64_t, int64_t, int64_t, uint8_t*);
 template void cell_means<uint8_t, float>(const uint8_t*, int64_t, int64_t, float*);
 template void quantize<float>(const float*, float, float, int64_t, uint8_t*);
 template void quantize<bfloat16>(const bfloat16*, float, float, int64_t, uint8_t*);
