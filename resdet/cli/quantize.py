@@ -30,8 +30,8 @@ class Arguments:
     max_images: int = 200
     """Maximum number of images to run the detector on."""
     ranges: Literal["minmax", "percentile", "mse"] = "mse"
-    """How to choose the range of a layer's numbers: all of them, all but one in ten thousand, or that of the smallest
-    mean squared error."""
+    """How to choose the range of a layer's numbers: all of them, all but one in ten thousand, or the range of the
+    smallest mean squared error."""
     output: Path | None = None
     """The .safetensors file to write, unless it is that of RUN."""
 

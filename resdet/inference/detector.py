@@ -80,7 +80,8 @@ def assemble(members: Sequence[Member], runtime: Runtime) -> OptimizedRCNN | Tes
     except KeyError as error:
         source, _ = members[0]
         raise UserError(
-            f"{source} has no int8 scales for the layer {error}: run `resdet quantize {source}` again."
+            f"{source} has no int8 scales for its layer {error}: leave out test.scales, with which regions go "
+            f"through other layers, or run `resdet quantize {source}` again."
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from resdet.inference.quantized import Grid, Quantized, quantized
+from resdet.inference.quantized import Grid, Quantized, dequantized, quantized
 
 Method = Literal["minmax", "percentile", "mse"]
 OUTLIERS = 1e-4  # share of numbers beyond the percentile's limit
@@ -157,12 +157,17 @@ class Int8Conv2d(nn.Module):
         self.matrix = weight.shape[2:] == (1, 1) and like.groups == 1 and (joined or weight.numel() >= 2**19)
         self.packed: dict[int, Tensor] = {}
 
-    def forward(self, x: Tensor | Quantized, added: Quantized | None = None, relu: bool = False) -> Any:
+    def forward(self, x: Tensor | Quantized, added: Any = None, relu: bool = False) -> Any:
         """(N, C, H, W), and what to add, which is lost → (N, K, ⌈H/stride⌉, ⌈W/stride⌉)"""
-        x = quantized(x, self.came_in)
-        y = (self._multiply if self.matrix else self._convolve)(x, added, "relu" if relu else "none")
+        x, compute = quantized(x, self.came_in), self._multiply if self.matrix else self._convolve
         scale, zero, dtype = self.out
-        return Quantized(y, Grid(scale, zero)) if dtype == torch.uint8 else y
+        if dtype == torch.uint8:
+            return Quantized(compute(x, added, "relu" if relu else "none"), Grid(scale, zero))
+        y = compute(x, None, "relu" if relu and added is None else "none")
+        if added is not None:
+            y = y.add_(dequantized(added, dtype))
+            y = y.relu_() if relu else y
+        return y
 
     def _convolve(self, x: Quantized, added: Quantized | None, after: str) -> Tensor:
         weight = self.packed.get(x.grid.zero)

@@ -137,8 +137,9 @@ class OptimizedRPNHead(nn.Module):
 
     def __init__(self, head: RPNHead, runtime: Runtime) -> None:
         super().__init__()
+        convs: Any = head.convs
         self.convs: Any = nn.ModuleList(
-            fused_conv2d(conv, conv.weight, conv.bias, runtime, chained=True) for conv in head.convs
+            fused_conv2d(conv, conv.weight, conv.bias, runtime, chained=True) for conv in convs
         )
         siblings = head.objectness_logits, head.anchor_deltas
         self.num_anchors = siblings[0].out_channels
@@ -182,7 +183,7 @@ def _conv_norm(module: ConvNorm, runtime: Runtime, joined: bool = False, chained
     if norm is None or folds(norm):
         weight, bias = (conv.weight, conv.bias) if norm is None else fold(conv, norm)
         return FusedConvNorm(fused_conv2d(conv, weight, bias, runtime, joined, chained), module.relu)
-    module.conv = fused_conv2d(conv, conv.weight, None, runtime)  # type: ignore[assignment]
+    module.conv = fused_conv2d(conv, conv.weight, None, runtime)
     norm.to(runtime.dtype)
     return module
 
@@ -200,7 +201,7 @@ def _unit(module: Unit, runtime: Runtime) -> nn.Module:
 
 
 def _chains(unit: Any) -> bool:
-    """Whether all that happens in a residual unit is convolutions and their sums, so that it hands on whole numbers."""
+    """Whether a residual unit is convolutions and a sum, and nothing else, so that it can hand on whole numbers."""
     simple = isinstance(unit.joining, Add) and isinstance(unit.shortcut, nn.Identity | Projection | Subsample)
     return unit.order == "original" and simple and all(folds(norm) for _, norm in unit.layers)
 
@@ -209,13 +210,14 @@ def _fuse_pair(module: Any, number: int, runtime: Runtime, chained: bool) -> Non
     """The fused convolution stands where the normalisation stood, which is given shortcut and ReLU."""
     conv_name, norm_name = f"conv{number}", f"norm{number}"
     conv, norm = getattr(module, conv_name), getattr(module, norm_name)
-    if folds(norm):
+    if folds(norm) and module.order != "full_preactivation":
         setattr(module, conv_name, nn.Identity())
         fused = fused_conv2d(conv, *fold(conv, norm), runtime, joined=number == module.depth, chained=chained)
         setattr(module, norm_name, fused)
     else:
         setattr(module, conv_name, fused_conv2d(conv, conv.weight, None, runtime))
-        norm.to(runtime.dtype)
+        if isinstance(norm, GroupNorm):  # others take maps of any type
+            norm.to(runtime.dtype)
 
 
 class InFloats(nn.Module):

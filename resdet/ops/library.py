@@ -135,7 +135,7 @@ def _winograd_fake(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | Non
 
 
 def _quantize_fake(x: Tensor, scale: float, zero: int) -> Tensor:
-    return torch.empty_like(x, dtype=torch.uint8)
+    return _empty(x, x.shape, torch.uint8) if x.dim() == 4 else x.new_empty(x.shape, dtype=torch.uint8)
 
 
 def _roi_align_quantized_fake(maps: Any, zeros: Any, factors: Any, offset: Tensor, *how: Any) -> Tensor:

@@ -51,6 +51,8 @@ PYRAMIDS = [
     {"norm": "batch", "head_norm": "batch", "conv_dims": (32, 32), "rpn_depth": 2, "style": "msra"},
     {"norm": "group", "head_norm": "group", "pooling": "align_v2", "sampling_ratio": 2},
     {"depth": 18, "pooling": "pool", "backbone": "plain"},
+    {"depth": 18, "backbone": "preact"},
+    {"backbone": "preact", "style": "msra", "norm": "sync_batch"},
     {"groups": 32, "width_per_group": 8, "style": "caffe2"},
     {"features": "dc5", "style": "msra"},
     {"features": "dc5", "depth": 34, "norm": "sync_batch"},

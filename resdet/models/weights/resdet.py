@@ -58,7 +58,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(weights.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
