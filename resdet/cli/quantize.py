@@ -3,11 +3,11 @@
     resdet quantize runs/mine
     resdet quantize runs/mine --data 'photos/*.jpg'
     resdet quantize torchvision/fasterrcnn_resnet50_fpn --data photos --output int8.safetensors
-    resdet detect photo.jpg --weights runs/mine --precision int8
 
 Runs the detector on some of its training images, or on other images of the same kind, and writes the scales of its
 layers beside its weights, into the same file; in other precisions it stays what it was. The processor needs int8
-products (AVX512-VNNI or AMX). `resdet eval-det --solver.precision int8` measures what it costs.
+products (AVX512-VNNI or AMX). Then `resdet detect --precision int8` uses the scales, and `resdet eval-det
+--solver.precision int8` measures what they cost.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def quantize(
     Raises UserError if there is no such detector, this processor does not serve, or there are too few images.
     """
     runtime = runtimes.start("cpu", "int8", detects=True)
-    file, destination = load_model(source), output or _own_file(source)
+    destination = output or _own_file(source)
+    file = load_model(source)
     if file.config.model.proposals == "given":
         raise UserError(f"{source} needs proposals from files, without which it cannot be calibrated for int8.")
     files = [image.file for image in find_images(images)[0]] if images else _training_images(file.config, source)

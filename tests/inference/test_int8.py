@@ -61,13 +61,16 @@ def calibrated(model, images, sizes, method="minmax"):
 def test_a_detector_in_whole_numbers_is_near_the_one_in_floats(kind):
     model, (images, sizes) = network(kind), pictures()
     quick = calibrated(model, images, sizes).model
+    bf16 = OptimizedRCNN(model, replace(FLOATS, dtype=torch.bfloat16)).model
     corner = torch.rand(2, 15, 2) * 60
     rois = list(torch.cat([corner, corner + torch.rand(2, 15, 2) * 60 + 5], 2))
     with torch.no_grad():
         exact, seen = model.features(images, sizes), quick.features(images, sizes)
-        for ours, theirs in zip(seen.maps, exact.maps, strict=True):
+        # Group normalisation of random maps makes every error ten times as large.
+        rounded = bf16.features(images, sizes)
+        for ours, near, theirs in zip(seen.maps, rounded.maps, exact.maps, strict=True):
             ours = dequantized(ours, torch.float32)
-            assert ours.shape == theirs.shape and (ours - theirs).norm() < 0.16 * theirs.norm()
+            assert ours.shape == theirs.shape and (ours - theirs).norm() < 8 * (near.float() - theirs).norm()
         (scores, deltas), (exact_scores, exact_deltas) = (
             net.roi_heads(maps, rois, sizes) for net, maps in [(quick, seen), (model, exact)]
         )
