@@ -25,7 +25,7 @@ class Arguments:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or weights file of the detector, or a name that `resdet zoo` lists."""
-    data: tuple[str, ...] = ()
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[IMAGE ...]")] = ()
     """Image files, patterns such as 'photos/*.jpg', or folders, instead of the images that it was trained on."""
     max_images: int = 200
     """Maximum number of images to run the detector on."""

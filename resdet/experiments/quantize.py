@@ -18,7 +18,7 @@ from resdet.data.find_images import find_images
 from resdet.data.images import ImageError, read_image
 from resdet.data.resize import pad, resize
 from resdet.engine import runtime as runtimes
-from resdet.errors import UserError
+from resdet.errors import UserError, reason
 from resdet.inference.detector import image_size, restore
 from resdet.inference.int8 import Method, Observed, observed_grids
 from resdet.inference.optimize import OptimizedRCNN
@@ -91,7 +91,9 @@ def _training_images(config: DetConfig, source: str) -> list[Path]:
     try:
         annotations = read_annotations(config.data, config.data.train, config.data.classes)
     except UserError as error:
-        raise UserError(f"The training images of {source}: {error} Or pass other images with --data.") from error
+        raise UserError(
+            f"The training images of {source} cannot be used ({reason(error)}): pass others with --data."
+        ) from error
     return [Path(annotations.file(index)) for index in range(len(annotations))]
 
 
