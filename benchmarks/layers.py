@@ -4,7 +4,7 @@
     python benchmarks/layers.py --size 600 1000 --rows 20 configs/coco_r101_3x.py --test.post-nms-topk 300
 
 The detector of a recipe, with random weights, rearranged as `Detector` does it, on an image of random pixels. The
-limit is the rate of torch's product of two 4096×4096 matrices in the same number type. Multiplications are counted
+limit is the rate of a product of two 4096×4096 matrices in the same number type. Multiplications are counted
 as a plain convolution has them, so that Winograd's may be beyond the limit. A layer's loss is what it takes longer
 than at the limit; the rows are sorted by it. Medians over the rounds.
 """
@@ -15,29 +15,43 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from detector import make_lively
+from sides import grids_of, make_lively
 from torch import Tensor, nn
 
 from resdet.config import load_config
 from resdet.engine import runtime as runtimes
+from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import FusedConv2d, FusedLinear, WinogradConv2d
+from resdet.inference.int8 import Int8Conv2d, Int8Linear
 from resdet.inference.optimize import OptimizedRCNN
+from resdet.inference.quantized import Grid, Quantized, quantized
 from resdet.models.build import build_detector
 
 CLASSES = 80  # where the recipe names none
 SIDE = 4096
 
 
-def matrix_rate(dtype: torch.dtype, rounds: int, side: int) -> float:
+def matrix_product(runtime: Runtime, side: int) -> Callable[[], Any]:
+    """A product of two square matrices; in int8, by the operator that the layers use."""
+    a, b = torch.randn(2, side, side)
+    if not runtime.int8:
+        a, b = a.to(runtime.dtype), b.to(runtime.dtype)
+        return lambda: torch.mm(a, b)
+    grid = Grid.over(4.0, signed=False)
+    layer, x = Int8Linear(b, torch.zeros(side), runtime.dtype, True, grid, grid), quantized(a, grid)
+    return lambda: layer(x)
+
+
+def matrix_rate(runtime: Runtime, rounds: int, side: int) -> float:
     """Multiplications and additions a second, in billions, of a product of two matrices."""
-    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-    seconds = []
+    product, seconds = matrix_product(runtime, side), []
     for _ in range(rounds + 1):
         started = time.perf_counter()
-        torch.mm(a, b)
+        product()
         seconds.append(time.perf_counter() - started)
     return 2 * side**3 / statistics.median(seconds[1:]) / 1e9
 
@@ -47,7 +61,9 @@ def products_of_output(layer: nn.Module) -> int:
     weight: Any = getattr(layer, "weight", None)
     if isinstance(layer, WinogradConv2d):
         return 9 * weight.shape[1]  # (36, C, K)
-    multiplies = isinstance(layer, FusedConv2d | FusedLinear | nn.Conv2d | nn.Linear)
+    if isinstance(layer, Int8Linear):
+        return weight.numel() // len(layer.scales)
+    multiplies = isinstance(layer, FusedConv2d | FusedLinear | Int8Conv2d | nn.Conv2d | nn.Linear)
     return weight.numel() // len(weight) if multiplies else 0
 
 
@@ -79,7 +95,8 @@ class Watch:
 
         def stop(layer: nn.Module, inputs: Any, output: Any) -> None:
             seconds, total = self.calls[name]
-            own = products * output.numel() if isinstance(output, Tensor) else 0
+            numbers = output.values if isinstance(output, Quantized) else output
+            own = products * numbers.numel() if isinstance(numbers, Tensor) else 0
             self.calls[name] = seconds + time.perf_counter() - self.started[name], total + own
 
         return stop
@@ -96,7 +113,7 @@ def main() -> None:
     """Run the detector and print its layers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=[800, 1333], help="height and width of the image")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=30, help="layers that are printed")
     parser.add_argument("--side", type=int, default=SIDE, help="of the matrices that find the limit")
@@ -104,15 +121,16 @@ def main() -> None:
     parser.add_argument("settings", nargs=argparse.REMAINDER, help="that differ from the recipe's")
     options = parser.parse_args()
     config = load_config(options.recipe, options.settings)
-    runtime = runtimes.start("cpu", options.precision)
+    runtime = runtimes.start("cpu", options.precision, detects=True)
     runtimes.keep_freed_memory()
     torch.manual_seed(0)
     network = build_detector(config, len(config.data.classes) or CLASSES)
     assert network.rpn is not None
     make_lively(network, network.rpn.head.objectness_logits, network.roi_heads.box_predictor.cls_score)
     network = network.eval().to(memory_format=torch.channels_last)
-    detector = OptimizedRCNN(network, runtime, keep=False)
     height, width = options.size
+    grids = grids_of(network, (height, width)) if runtime.int8 else None
+    detector = OptimizedRCNN(network, runtime, grids, keep=False)
     images, sizes = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8), torch.tensor([[height, width]])
     detector(images, sizes)
     watch, whole = Watch(detector.model), []
@@ -121,7 +139,7 @@ def main() -> None:
         detector(images, sizes)
         whole.append(time.perf_counter() - started)
         watch.end_round()
-    limit = matrix_rate(runtime.dtype, options.rounds, options.side)
+    limit = matrix_rate(runtime, options.rounds, options.side)
     total, products = statistics.median(whole), sum(watch.products.values())
     title = f"{config.name}, {height}×{width}, {options.precision}, {torch.get_num_threads()} threads"
     print(
