@@ -6,7 +6,7 @@
     python benchmarks/detector.py --depth 18 --short-side 64 --proposals 5 --rounds 1 --memory plain
 
 c4: the plain side is the network as it trains, eager, in float32, with torchvision's operators and torch's own
-normalisation; the fast side is `resdet.inference.optimize`, in float32, in bfloat16, and in int8 where the processor
+normalisation; the fast side is `resdet.inference.optimize`, in float32, bfloat16, and int8 where the processor
 has int8 products. All have the random weights of one ResNet-101 with the C4 head that detectron2 made common (RoI
 align 14×14, stride in the first 1×1).
 
