@@ -36,7 +36,7 @@ sanitize: $(INSTALLED)
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized/lib \
 		$(BIN)/pytest -p no:cacheprovider -k "not registration" \
-		tests/test_ops.py tests/test_ops_network.py tests/test_ops_properties.py
+		tests/test_ops.py tests/test_ops_maps.py tests/test_ops_network.py tests/test_ops_properties.py
 
 # torch first: the package builds against the torch that is installed, not against a second copy of it.
 $(INSTALLED): pyproject.toml setup.py
