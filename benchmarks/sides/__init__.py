@@ -62,7 +62,7 @@ def grids_of(network: FasterRCNN, size: tuple[int, int]) -> dict[str, Tensor]:
     observing = OptimizedRCNN(network, replace(runtimes.choose("cpu", "int8"), dtype=torch.float32))
     for images in images_to_calibrate(size):
         observing(images, torch.tensor([size]))
-    return observed_grids(observing.model, "mse")
+    return observed_grids(observing.model, "minmax")
 
 
 def resdet_run(network: FasterRCNN, precision: str, size: tuple[int, int]) -> Run:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from resdet.config import COCO_CLASSES
+from resdet.config import COCO_CLASSES, DetConfig
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 from resdet.models.weights.strict import load_strictly
@@ -32,29 +32,39 @@ from sides import (
 )
 
 
+def torchvision_detector(proposals: int, size: tuple[int, int]) -> Any:
+    """fasterrcnn_resnet50_fpn with random weights, which does not resize images of this size."""
+    torch.manual_seed(0)
+    limits = {"rpn_pre_nms_top_n_test": proposals, "rpn_post_nms_top_n_test": proposals}
+    limits |= {"min_size": size[0], "max_size": size[1]}
+    network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **limits).eval()
+    predictor = network.roi_heads.box_predictor
+    make_lively(network, network.rpn.head.cls_logits, predictor.cls_score)
+    with torch.no_grad():  # numbers that no class has are never found
+        never = sorted({*range(1, 91)} - {*COCO_NUMBERS})
+        predictor.cls_score.weight[never], predictor.cls_score.bias[never] = 0, -100
+    return network
+
+
+def converted(proposals: int, size: tuple[int, int]) -> tuple[FasterRCNN, DetConfig]:
+    """The same in resdet."""
+    theirs = torchvision_detector(proposals, size)
+    weights, config = from_torchvision_detector(theirs.state_dict(), COCO_CLASSES, "torchvision")
+    test = replace(config.test, pre_nms_topk=proposals, post_nms_topk=proposals)
+    config = replace(config, test=test, data=data_of(size))
+    network = build_detector(config, len(COCO_CLASSES))
+    load_strictly(network, weights, "torchvision")
+    return network.eval().to(memory_format=torch.channels_last), config
+
+
 def fpn(proposals: int, size: tuple[int, int]) -> Comparison:
     """torchvision's detector in torch and in other runtimes, and in resdet."""
 
-    def theirs() -> nn.Module:
-        torch.manual_seed(0)
-        limits = {"rpn_pre_nms_top_n_test": proposals, "rpn_post_nms_top_n_test": proposals}
-        limits |= {"min_size": size[0], "max_size": size[1]}  # nothing is resized
-        network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **limits).eval()
-        predictor = network.roi_heads.box_predictor
-        make_lively(network, network.rpn.head.cls_logits, predictor.cls_score)
-        with torch.no_grad():  # numbers that no class has are never found
-            never = sorted({*range(1, 91)} - {*COCO_NUMBERS})
-            predictor.cls_score.weight[never], predictor.cls_score.bias[never] = 0, -100
-        return network
-
-    weights, config = from_torchvision_detector(theirs().state_dict(), COCO_CLASSES, "torchvision")
-    test = replace(config.test, pre_nms_topk=proposals, post_nms_topk=proposals)
-    config = replace(config, test=test, data=data_of(size))
+    def theirs() -> Any:
+        return torchvision_detector(proposals, size)
 
     def ours() -> FasterRCNN:
-        network = build_detector(config, len(COCO_CLASSES))
-        load_strictly(network, weights, "torchvision")
-        return network.eval().to(memory_format=torch.channels_last)
+        return converted(proposals, size)[0]
 
     def channels_last(autocast: bool) -> Run:
         return partial(eager, theirs().to(memory_format=torch.channels_last), autocast)
@@ -85,7 +95,7 @@ def fpn(proposals: int, size: tuple[int, int]) -> Comparison:
     kits = "onnx", "onnxruntime", "openvino"
     installed = {name: find_spec(name) is not None for name in kits}
     sides |= {name: make for name, make in runtimes.items() if installed["onnx"] and installed[name.split()[0]]}
-    return Comparison(sides, ours, COCO_CLASSES, config)
+    return Comparison(sides, ours, COCO_CLASSES, converted(proposals, size)[1])
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ class Arguments:
     """Image files, patterns such as 'photos/*.jpg', or folders, instead of the images that it was trained on."""
     max_images: int = 200
     """Maximum number of images to run the detector on."""
-    ranges: Literal["minmax", "percentile", "mse"] = "mse"
+    ranges: Literal["minmax", "percentile", "mse"] = "minmax"
     """How to choose the range of a layer's numbers: all of them, all but one in ten thousand, or the range of the
     smallest mean squared error."""
     output: Path | None = None

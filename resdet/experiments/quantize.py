@@ -36,7 +36,7 @@ def quantize(
     output: Path | None = None,
     *,
     max_images: int = 200,
-    ranges: Method = "mse",
+    ranges: Method = "minmax",
 ) -> Path:
     """Write the detector `source` with the int8 scales of its layers → the file.
 
