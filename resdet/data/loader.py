@@ -13,8 +13,8 @@ import shutil
 import signal
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from functools import cache, lru_cache
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import cache, lru_cache, partial
 from multiprocessing.queues import Queue
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from resdet.data.ahead import map_ahead
 from resdet.data.images import ImageError
 from resdet.errors import reason
 from resdet.seeds import Purpose, seed_sequence
@@ -36,6 +37,7 @@ class Draw(NamedTuple):
     seed: int
 
 
+AHEAD = 2  # batches that a thread reads before they are asked for, where there are no workers
 MEMORY = "/dev/shm"  # where Linux keeps shared memory
 Unreadable = Literal["replace", "leave_out", "refuse"]
 
@@ -174,7 +176,13 @@ def test_batches(
     for index in range(rank, len(dataset), world):
         groups[None if sizes is None else sizes[index]].append(Draw(index, index))
     batches = [own[i : i + batch_size] for own in groups.values() for i in range(0, len(own), batch_size)]
-    return _read(dataset, sorted(batches), workers, pin)
+    if workers or pin:
+        return _read(dataset, sorted(batches), workers, pin)
+    return _readable(dataset, map_ahead(partial(_load, dataset), sorted(batches), AHEAD))
+
+
+def _load(dataset: ImageDataset, draws: Sequence[Draw]) -> Any:
+    return dataset.collate([dataset[draw] for draw in draws])
 
 
 def _read(dataset: ImageDataset, sampler: object, workers: int, pin: bool) -> Iterator[Any]:
@@ -186,7 +194,12 @@ def _read(dataset: ImageDataset, sampler: object, workers: int, pin: bool) -> It
         pin_memory=pin,
         worker_init_fn=_start_worker,
     )
-    for batch in loader:
+    yield from _readable(dataset, loader)
+
+
+def _readable(dataset: ImageDataset, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; raises ImageError for one that must not be left out."""
+    for batch in batches:
         if isinstance(batch, _Pickled):
             _report_pipes(MEMORY)
             batch = pickle.loads(batch.content)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 
 from resdet.config import Precision
+from resdet.data.ahead import map_ahead
 from resdet.data.find_images import FoundImage, find_images
 from resdet.data.images import ImageError, read_image
 from resdet.engine import runtime as runtimes
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 DRAWN = b"drawn by resdet detect"
 """A comment in the pictures, by which they are told from photographs when their folder is searched again."""
 RESULTS = "detections.json"
+AHEAD = 3  # images that are read, and pictures that are drawn, beside the network
 
 
 def detect(
@@ -59,20 +61,24 @@ def detect(
     detector = Detector.load(weights, device, precision)
     results: dict[str, list[dict[str, object]]] = {}
     taken = {os.path.abspath(image.file) for image in found}  # an image must not be written over
-    for file, folder in found:
-        try:
-            pixels = read_image(file)
-        except ImageError as error:
-            logger.info(f"skipped: {printable(error)}")
-            continue
-        detections = detector(pixels)
-        path = unused(Path(os.path.abspath(output / folder / f"{file.stem}_detections.jpg")), taken)
-        taken.add(str(path))
-        draw(path, pixels, detections, detector.classes, min_score)
-        name = printable(file)
-        results[name] = as_records(detections, min_score)
-        found_here = [f"{record['class']} {record['score']:.2f}" for record in results[name]]
-        logger.info(f"{name}: {', '.join(found_here) or 'no detections'}")
+
+    def seen() -> Iterator[tuple[Path, np.ndarray, NamedDetections]]:
+        """Where each picture goes, the image, and what is in it; the next image is read meanwhile."""
+        for (file, folder), pixels in zip(found, map_ahead(_read, found, AHEAD), strict=True):
+            if isinstance(pixels, ImageError):
+                logger.info(f"skipped: {printable(pixels)}")
+                continue
+            detections = detector(pixels)
+            name = printable(file)
+            results[name] = as_records(detections, min_score)
+            found_here = [f"{record['class']} {record['score']:.2f}" for record in results[name]]
+            logger.info(f"{name}: {', '.join(found_here) or 'no detections'}")
+            path = unused(Path(os.path.abspath(output / folder / f"{file.stem}_detections.jpg")), taken)
+            taken.add(str(path))
+            yield path, pixels, detections
+
+    for _ in map_ahead(lambda picture: draw(*picture, detector.classes, min_score), seen(), AHEAD):
+        pass
     if not results:
         raise UserError("None of the images could be read.")
     path = output / RESULTS
@@ -81,6 +87,14 @@ def detect(
         logger.info(f"Images that could not be read: {len(found) - len(results)} of {len(found)}")
     logger.info(f"Pictures and {RESULTS} are in {printable(output)}.")
     return path
+
+
+def _read(image: FoundImage) -> np.ndarray | ImageError:
+    """The pixels of an image, or why there are none."""
+    try:
+        return read_image(image.file)
+    except ImageError as error:
+        return error
 
 
 def photographs(places: Iterable[str | os.PathLike[str]]) -> list[FoundImage]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from resdet.boxes import resize as resize_boxes
 from resdet.config import DetConfig, TestConfig, check_config
+from resdet.data.ahead import map_ahead
 from resdet.data.resize import pad, resize
 from resdet.engine import runtime as runtimes
 from resdet.engine.forks import safe_after_fork
@@ -202,14 +203,21 @@ class Detector:
         if self.runtime.device.type == "cuda" and self.process != os.getpid():
             raise UserError("A detector on a GPU cannot be used after a fork: start processes by spawn instead.")
         if is_picture(images):
-            return self._detect(iter([("The image", images)]), 1)[0]
+            return self._detect_one(images)
         return self._detect(each_picture(images), batch_size)
 
     @safe_after_fork
+    def _detect_one(self, image: Any) -> NamedDetections:
+        """What is in an image."""
+        return next(self._run([self._read(("The image", image))]))
+
+    @safe_after_fork
     def _detect(self, images: Iterator[tuple[str, Any]], batch_size: int) -> list[NamedDetections]:
-        """What is in each of the named images."""
+        """What is in each of the named images; a thread reads the next ones meanwhile."""
         found: list[NamedDetections] = []
-        while some := [self._read(*image) for image in islice(images, READ_AHEAD * batch_size)]:
+        at_a_time = READ_AHEAD * batch_size
+        ready = map_ahead(self._read, images, at_a_time)
+        while some := list(islice(ready, at_a_time)):
             here: dict[int, NamedDetections] = {}
             order = sorted(range(len(some)), key=lambda position: some[position].pixels.shape)
             for _, group in groupby(order, key=lambda position: some[position].pixels.shape):
@@ -218,7 +226,8 @@ class Detector:
             found += [here[position] for position in range(len(some))]
         return found
 
-    def _read(self, name: str, image: Any) -> _Resized:
+    def _read(self, named: tuple[str, Any]) -> _Resized:
+        name, image = named
         pixels = to_pixels(image, name)
         return _Resized(resize(pixels, self.short_side, self.max_side), pixels.shape)
 
