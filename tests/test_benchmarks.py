@@ -7,10 +7,12 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
+import torch
 from programs import run_program
 
 REPOSITORY = Path(__file__).parents[1]
 BENCHMARKS = {path.stem: path for path in (REPOSITORY / "benchmarks").glob("*.py")}
+INT8 = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 NUMBER = r"\d+(\.\d+)?"
 # The arguments of each benchmark, and what it must print: a pattern for each row of its table.
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -37,6 +39,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
             rf"plain +{NUMBER} s +1.00× +{NUMBER} GiB +the same \d+ detections",
             rf"fast +{NUMBER} s +{NUMBER}× +{NUMBER} GiB +(the same )?\d+ (of \d+ )?detections",
             rf"fast bf16 +{NUMBER} s +{NUMBER}× +– +(the same )?\d+ (of \d+ )?detections",
+            *([rf"fast int8 +{NUMBER} s +{NUMBER}× +– +(the same )?\d+ (of \d+ )?detections"] * INT8),
         ],
     ),
     "evaluation": (
@@ -50,6 +53,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
                 )
             ),
             r"their numbers differ by at most \d",
+        ],
+    ),
+    "gpu": (
+        "detectors --device cpu --size 64 96 --proposals 5 --rounds 1 --minutes 0.0001",
+        [
+            r"\| 1 images of 64×96 at a time \| type \| milliseconds an image \|",
+            rf"\| (torchvision|resdet) \| float32 \| {NUMBER} \|",
+            r"\| torchvision, compiled \| bfloat16 \| no time was left \|",
         ],
     ),
     "image_folder": (
