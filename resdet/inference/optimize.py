@@ -82,7 +82,7 @@ class OptimizedRCNN(nn.Module):
 
 def optimize_detector(detector: FasterRCNN, runtime: Runtime) -> FasterRCNN:
     """Rearrange `detector` itself; its box predictor computes scores and boxes in float32, as it is."""
-    if isinstance(detector.backbone, ResNetBackbone | WholeResNet):
+    if runtime.device.type == "cpu" and isinstance(detector.backbone, ResNetBackbone | WholeResNet):
         multiple = CELLS if isinstance(detector.backbone, FPN) else 1
         detector.pixel_norm = fast_pixel_norm(detector.pixel_norm, runtime, multiple)  # type: ignore[assignment]
     detector.backbone = optimize(detector.backbone, runtime)

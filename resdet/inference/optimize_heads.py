@@ -211,6 +211,9 @@ class HoistedStart(nn.Module):
             y: Any = pool_quantized(pooler, reduced, *regions, stride, self.bias, self.conv2.came_in)
         else:
             y = pooler(reduced, *regions, stride)
-            y = ops.affine(y, None, torch.ones_like(self.bias), self.bias, True)
+            if ops.has_native_kernel(y):  # one pass over memory in the place of two
+                y = ops.affine(y, None, torch.ones_like(self.bias), self.bias, True)
+            else:
+                y = y.add_(self.bias.to(y.dtype)[:, None, None]).relu_()
         y = self.conv2(y, relu=True)
         return self.conv3(y, added=pooler(projected, *regions, other), relu=True)

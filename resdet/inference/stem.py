@@ -20,7 +20,7 @@ def fast_pixel_norm(norm: PixelNorm, runtime: Runtime, multiple: int) -> nn.Modu
 
     Args:
         norm: the trained network's
-        runtime: device and number type
+        runtime: number type, of a CPU
         multiple: padding makes heights and widths multiples of this
     """
     make = partial(FastPixelNorm, norm, runtime, multiple)
@@ -32,7 +32,7 @@ class FastPixelNorm(nn.Module):
 
     Args:
         norm: the trained network's
-        runtime: device and number type
+        runtime: number type, of a CPU
         multiple: padding makes heights and widths multiples of this
         whole: give whole numbers, over all that a pixel may become
     """
@@ -42,7 +42,8 @@ class FastPixelNorm(nn.Module):
         self.bgr, self.multiple = norm.bgr, multiple
         table = ((torch.arange(256.0) - norm.mean[:, 0].cpu()) / norm.std[:, 0].cpu()).contiguous()  # (3, 256)
         self.grid = Grid.over(table.abs().max().item(), signed=True) if whole else None
-        self.table = ops.quantize(table, *self.grid) if self.grid else table.to(runtime.device, runtime.dtype)
+        dtype = torch.bfloat16 if runtime.dtype == torch.bfloat16 else torch.float32
+        self.table = ops.quantize(table, *self.grid) if self.grid else table.to(dtype)
 
     def forward(self, images: Tensor, sizes: Tensor) -> Any:
         """As `PixelNorm`: (N, 3, H, W) uint8 RGB, (N, 2) → (N, 3, H', W')"""

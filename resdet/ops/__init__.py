@@ -168,11 +168,11 @@ def max_pool(x: Tensor) -> Tensor:
     """
     if _served_on_cpu(x):
         return library.OPS.max_pool(x)
-    return F.max_pool2d(x.float(), 3, 2, 1).to(x.dtype)
+    return F.max_pool2d(x.float() if x.dtype == torch.uint8 else x, 3, 2, 1).to(x.dtype)
 
 
 def look_up(images: Tensor, table: Tensor, sizes: Tensor, height: int, width: int) -> Tensor:
-    """What a table has for each pixel; beyond an image, what stands for zero: 128 in a table of uint8, else 0.
+    """What a table has for each pixel, on a CPU; beyond an image, what stands for zero: 128 of uint8, else 0.
 
     Args:
         images: (N, 3, H, W) uint8
@@ -183,10 +183,10 @@ def look_up(images: Tensor, table: Tensor, sizes: Tensor, height: int, width: in
     Returns:
         (N, 3, height, width) of the table's type
     """
-    if images.device.type == "cpu" and "cpu" in library.DEVICES:
+    if "cpu" in library.DEVICES:
         return library.OPS.look_up(images, table, sizes, height, width)
     found = torch.full((len(images), 3, height, width), 128 if table.dtype == torch.uint8 else 0, dtype=table.dtype)
-    found = found.to(images.device, memory_format=torch.channels_last)
+    found = found.to(memory_format=torch.channels_last)
     for image, to, (h, w) in zip(images, found, sizes.tolist(), strict=True):
         for channel in range(3):
             to[channel, :h, :w] = table[channel][image[channel, :h, :w].long()]
