@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -141,14 +142,15 @@ def test_two_threads_download_once(site: Site) -> None:
     assert len(set(found)) == 1 and len(found) == 2 and len(site.asked) == 1
 
 
-def use(entry: ZooEntry) -> None:
-    """Load the detector in another process."""
+def use(entry: ZooEntry, environment: dict[str, str]) -> None:
+    """Load the detector in another process, whose parent may have started in another environment."""
+    os.environ.update(environment)
     zoo.ZOO = (entry,)  # type: ignore[assignment]
     assert load_model(NAME).classes == VOC_CLASSES
 
 
 def test_two_processes_download_once(site: Site, entry: ZooEntry, forkserver: ForkServerContext) -> None:
-    processes = [forkserver.Process(target=use, args=(entry,)) for _ in range(2)]
+    processes = [forkserver.Process(target=use, args=(entry, dict(os.environ))) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
