@@ -110,7 +110,8 @@ def test_what_cannot_be_calibrated_is_refused(
     complains([*quantize, "--data", tmp_path], "0 images could be read", "--data")
     complains([*quantize, "--data", *files, "--max-images", 3], "--max-images 3", "at least 8")
     complains(["quantize", "torchvision/fasterrcnn_resnet50_fpn", "--data", *files], "--output")
-    assert not (tmp_path / "x.safetensors").exists()
+    complains(["quantize", finished, "--data", *files, "--output", tmp_path / "x.pth"], "x.pth", ".safetensors")
+    assert not (tmp_path / "x.safetensors").exists() and not (tmp_path / "x.pth").exists()
     moved = tmp_path / "moved"
     shutil.copytree(finished, moved)
     file = read_model(moved)

@@ -51,6 +51,8 @@ def quantize(
     """
     runtime = runtimes.start("cpu", "int8", detects=True)
     destination = output or _own_file(source)
+    if destination.suffix != ".safetensors":
+        raise UserError(f"{printable(destination)} must end in .safetensors: pass another file as --output.")
     file = load_model(source)
     if file.config.model.proposals == "given":
         raise UserError(f"{source} needs proposals from files, without which it cannot be calibrated for int8.")
