@@ -148,7 +148,7 @@ def detectors(
             network.backbone = torch.compile(network.backbone)
         return partial(theirs_on, network, images, device, autocast)
 
-    print(f"| {images_at_a_time} images of {size[0]}×{size[1]} at a time | type | milliseconds an image |")
+    print(f"| {size[0]}×{size[1]} pixels, {images_at_a_time} at a time | type | milliseconds an image |")
     print("|---|---|---|")
     kinds = [("float32", "fp32", False, False), ("TF32", "fp32", False, True), ("bfloat16", "bf16", True, True)]
     for compiled in (False, True):

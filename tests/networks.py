@@ -10,6 +10,28 @@ from resdet.config import DetConfig
 from resdet.models.build import build_detector
 from resdet.models.faster_rcnn import FasterRCNN
 
+KINDS = [  # depth, style, pooling, pool_size, conv5_stride, norm
+    (18, "torchvision", "pool", 4, 1, "frozen"),
+    (18, "torchvision", "align", 4, 2, "group"),
+    (34, "torchvision", "align", 4, 1, "sync_batch"),
+    (50, "torchvision", "pool", 4, 1, "frozen"),
+    (50, "torchvision", "align", 6, 2, "frozen"),
+    (50, "torchvision", "align_v2", 4, 1, "group"),
+    (50, "msra", "pool", 7, 2, "frozen"),
+    (50, "msra", "align_v2", 6, 2, "sync_batch"),
+]
+PYRAMIDS = [
+    {},
+    {"norm": "batch", "head_norm": "batch", "conv_dims": (32, 32), "rpn_depth": 2, "style": "msra"},
+    {"norm": "group", "head_norm": "group", "pooling": "align_v2", "sampling_ratio": 2},
+    {"depth": 18, "pooling": "pool", "backbone": "plain"},
+    {"depth": 18, "backbone": "preact"},
+    {"backbone": "preact", "style": "msra", "norm": "sync_batch"},
+    {"groups": 32, "width_per_group": 8, "style": "caffe2"},
+    {"features": "dc5", "style": "msra"},
+    {"features": "dc5", "depth": 34, "norm": "sync_batch"},
+]
+
 
 def plain(depth, style, pooling, pool_size, conv5_stride, norm) -> FasterRCNN:
     """A detector with random weights whose normalisations do something."""
@@ -41,6 +63,11 @@ def plain_pyramid(**model) -> FasterRCNN:
     test = replace(config.test, pre_nms_topk=100, post_nms_topk=40)
     network = build_detector(replace(config, model=replace(config.model, **settings | model), test=test), 3)
     return lively(network)
+
+
+def network(kind) -> FasterRCNN:
+    """One of `KINDS` or `PYRAMIDS`."""
+    return plain_pyramid(**kind) if isinstance(kind, dict) else plain(*kind)
 
 
 def lively(network: FasterRCNN) -> FasterRCNN:

@@ -58,7 +58,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "gpu": (
         "detectors --device cpu --size 64 96 --proposals 5 --rounds 1 --minutes 0.0001",
         [
-            r"\| 1 images of 64×96 at a time \| type \| milliseconds an image \|",
+            r"\| 64×96 pixels, 1 at a time \| type \| milliseconds an image \|",
             rf"\| (torchvision|resdet) \| float32 \| {NUMBER} \|",
             r"\| torchvision, compiled \| bfloat16 \| no time was left \|",
         ],

@@ -34,7 +34,8 @@ class Arguments:
     device: str = "auto"
     """Device to run on: auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
-    """Precision of convolutions and matrix products; auto uses bf16 where the processor supports it."""
+    """Precision of convolutions and matrix products; auto uses bf16 where the processor supports it, and int8 needs
+    a detector that `resdet quantize` has prepared."""
 
 
 def main(arguments: Arguments) -> None:

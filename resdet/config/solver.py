@@ -56,7 +56,8 @@ class SolverConfig:
     """Whether to compile a classifier with torch.compile on a GPU, which takes a minute at the start and makes
     steps faster."""
     precision: Precision = "auto"
-    """Precision of convolutions and matrix products; auto uses bf16 where the processor supports it."""
+    """Precision of convolutions and matrix products; auto uses bf16 where the processor supports it, and int8 needs
+    a detector that `resdet quantize` has prepared."""
     eval_every: Step = 5_000
     """Number of steps between evaluations on the validation data; 0 evaluates only at the end."""
     save_every: Step = 1_000

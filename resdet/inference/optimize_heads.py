@@ -20,7 +20,6 @@ from resdet.engine.runtime import Runtime
 from resdet.inference.convolutions import fused_conv2d, fused_linear
 from resdet.inference.int8 import Int8Conv2d
 from resdet.inference.optimize_layers import chain, optimize, reads_every_second_cell
-from resdet.inference.pool_quantized import pool_quantized
 from resdet.inference.quantized import cell_means, concatenated, dequantized, flatten_bins
 from resdet.models.box_heads import Conv5Head, ConvFCHead, WarpedHead
 from resdet.models.layers.blocks import Bottleneck
@@ -208,7 +207,7 @@ class HoistedStart(nn.Module):
         reduced, projected = prepared
         regions, (stride, other) = (rois, image_index), self.bin_strides
         if isinstance(self.conv2, Int8Conv2d):
-            y: Any = pool_quantized(pooler, reduced, *regions, stride, self.bias, self.conv2.came_in)
+            y: Any = pooler.align(reduced, *regions, stride, self.bias, self.conv2.came_in)  # type: ignore[operator]
         else:
             y = pooler(reduced, *regions, stride)
             if ops.has_native_kernel(y):  # one pass over memory in the place of two

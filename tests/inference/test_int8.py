@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import pictures, plain, plain_pyramid
+from networks import KINDS, PYRAMIDS, network, pictures
 from torch import nn
 
 from resdet.engine.runtime import Runtime
@@ -24,27 +24,6 @@ pytestmark = pytest.mark.skipif(
 )
 INT8 = Runtime(0, 1, torch.device("cpu"), torch.float32, int8=True)
 FLOATS = replace(INT8, int8=False)
-KINDS = [  # depth, style, pooling, pool_size, conv5_stride, norm
-    (18, "torchvision", "pool", 4, 1, "frozen"),
-    (18, "torchvision", "align", 4, 2, "group"),
-    (34, "torchvision", "align", 4, 1, "sync_batch"),
-    (50, "torchvision", "align", 6, 2, "frozen"),
-    (50, "msra", "align_v2", 6, 2, "sync_batch"),
-    (50, "msra", "pool", 7, 2, "frozen"),
-]
-PYRAMIDS = [
-    {},
-    {"norm": "batch", "head_norm": "batch", "conv_dims": (32, 32), "rpn_depth": 2, "style": "msra"},
-    {"norm": "group", "head_norm": "group", "pooling": "align_v2", "sampling_ratio": 2},
-    {"depth": 18, "pooling": "pool", "backbone": "plain"},
-    {"depth": 18, "backbone": "preact"},
-    {"groups": 32, "width_per_group": 8, "style": "caffe2"},
-    {"features": "dc5", "style": "msra"},
-]
-
-
-def network(kind):
-    return plain_pyramid(**kind) if isinstance(kind, dict) else plain(*kind)
 
 
 def calibrated(model, images, sizes, method="minmax"):
@@ -96,7 +75,7 @@ def test_calibration_computes_in_floats_and_every_layer_takes_part(kind):
 
 def test_a_network_of_convolutions_hands_on_whole_numbers():
     images, sizes = pictures()
-    for kind in (KINDS[3], KINDS[0], {}, {"fc_dims": (64, 64), "conv_dims": (32,), "head_norm": "batch"}):
+    for kind in (KINDS[4], KINDS[0], {}, {"fc_dims": (64, 64), "conv_dims": (32,), "head_norm": "batch"}):
         quick = calibrated(network(kind), images, sizes).model
         floats = [
             name

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import pictures, plain, plain_pyramid
+from networks import KINDS, PYRAMIDS, network, pictures, plain
 
 from resdet import ops
 from resdet.engine.runtime import Runtime
@@ -27,16 +27,6 @@ from resdet.models.layers.norm import FrozenBatchNorm2d, fold
 from resdet.types import FeatureMaps
 
 ALONE = Runtime(0, 1, torch.device("cpu"), torch.float32)
-KINDS = [  # depth, style, pooling, pool_size, conv5_stride, norm
-    (18, "torchvision", "pool", 4, 1, "frozen"),
-    (18, "torchvision", "align", 4, 2, "group"),
-    (34, "torchvision", "align", 4, 1, "sync_batch"),
-    (50, "torchvision", "pool", 4, 1, "frozen"),
-    (50, "torchvision", "align", 6, 2, "frozen"),
-    (50, "torchvision", "align_v2", 4, 1, "group"),
-    (50, "msra", "pool", 7, 2, "frozen"),
-    (50, "msra", "align_v2", 6, 2, "sync_batch"),
-]
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "torch"])
@@ -46,22 +36,9 @@ def packed(request, monkeypatch):
         monkeypatch.setattr(convolutions, "_packs", lambda runtime: False)
 
 
-PYRAMIDS = [
-    {},
-    {"norm": "batch", "head_norm": "batch", "conv_dims": (32, 32), "rpn_depth": 2, "style": "msra"},
-    {"norm": "group", "head_norm": "group", "pooling": "align_v2", "sampling_ratio": 2},
-    {"depth": 18, "pooling": "pool", "backbone": "plain"},
-    {"depth": 18, "backbone": "preact"},
-    {"backbone": "preact", "style": "msra", "norm": "sync_batch"},
-    {"groups": 32, "width_per_group": 8, "style": "caffe2"},
-    {"features": "dc5", "style": "msra"},
-    {"features": "dc5", "depth": 34, "norm": "sync_batch"},
-]
-
-
 @pytest.mark.parametrize("kind", [*KINDS, *PYRAMIDS], ids=str)
 def test_the_fast_detector_finds_what_the_plain_one_finds(kind, packed):
-    model = plain_pyramid(**kind) if isinstance(kind, dict) else plain(*kind)
+    model = network(kind)
     images, sizes = pictures()
     quick = OptimizedRCNN(model, ALONE)
     with torch.no_grad():
@@ -76,7 +53,7 @@ def test_the_fast_detector_finds_what_the_plain_one_finds(kind, packed):
 
 @pytest.mark.parametrize("kind", [*KINDS, *PYRAMIDS], ids=str)
 def test_bfloat16_is_as_near_as_autocast_is(kind):
-    model = plain_pyramid(**kind) if isinstance(kind, dict) else plain(*kind)
+    model = network(kind)
     images, sizes = pictures()
     corner = torch.rand(2, 15, 2) * 60
     rois = list(torch.cat([corner, corner + torch.rand(2, 15, 2) * 60 + 5], 2))
