@@ -310,24 +310,39 @@ def winograd(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, rel
     or infinite makes NaN of every output in the tiles of 4×4 whose windows hold it, not of the nine around it only.
 
     Args:
-        x: (N, C, H, W) float32
+        x: (N, C, H, W) float32, or bfloat16, with which it calculates in float32 too
         weights: (36, C, K), of `winograd_weights`
-        bias: (K,)
-        added: (N, K, H, W), or nothing
+        bias: (K,) float32
+        added: (N, K, H, W) of the type of x, or nothing
         relu: rectify
 
     Returns:
-        (N, K, H, W)
+        (N, K, H, W) of the type of x
     """
     return library.OPS.winograd(x, weights, bias, added, relu)
 
 
-def winograd_weights(weight: Tensor) -> Tensor:
-    """(K, C, 3, 3) → (36, C, K): G g Gᵀ of each filter, as `winograd` takes them; C and K are multiples of 16."""
-    rows = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6]]
-    g = weight.new_tensor([*rows, [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
-    filters = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    return (torch.kron(g, g) @ filters).view(36, weight.shape[1], weight.shape[0])
+def winograd_weights(weight: Tensor, turned: bool = False) -> Tensor:
+    """(K, C, 3, 3) float32 → (36, C, K): G g Gᵀ of each filter, as `winograd` takes them; C, K: multiples of 16.
+
+    Args:
+        turned: for the convolution that is the gradient of the input, (36, K, C): each filter by half a turn
+    """
+    terms = library.OPS.winograd_weights(weight, turned)
+    return terms if turned else terms.transpose(1, 2)
+
+
+def winograd_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the weights of a 3×3 convolution at stride 1, by `winograd`'s algorithm.
+
+    Args:
+        gradient: (N, K, H, W) of the convolution's result, of the type of x
+        x: (N, C, H, W) float32 or bfloat16
+
+    Returns:
+        (K, C, 3, 3) float32
+    """
+    return library.OPS.winograd_weight_gradient(gradient, x)
 
 
 def has_tiles() -> bool:

@@ -134,6 +134,14 @@ def _winograd_fake(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | Non
     return _empty(x, (x.shape[0], weights.shape[2], *x.shape[2:]))
 
 
+def _winograd_weights_fake(weight: Tensor, turned: bool) -> Tensor:
+    return weight.new_empty((36, *weight.shape[:2]))
+
+
+def _winograd_weight_gradient_fake(gradient: Tensor, x: Tensor) -> Tensor:
+    return _empty(x, (gradient.shape[1], x.shape[1], 3, 3), torch.float32)
+
+
 def _quantize_fake(x: Tensor, scale: float, zero: int) -> Tensor:
     return _empty(x, x.shape, torch.uint8) if x.dim() == 4 else x.new_empty(x.shape, dtype=torch.uint8)
 
@@ -214,6 +222,8 @@ def _register() -> None:
     library.register_fake("resdet::conv2d_input_gradient", _conv2d_input_gradient_fake)
     library.register_fake("resdet::conv2d_weight_gradient", _conv2d_weight_gradient_fake)
     library.register_fake("resdet::winograd", _winograd_fake)
+    library.register_fake("resdet::winograd_weights", _winograd_weights_fake)
+    library.register_fake("resdet::winograd_weight_gradient", _winograd_weight_gradient_fake)
     library.register_fake("resdet::quantize", _quantize_fake)
     library.register_fake("resdet::roi_align_quantized", _roi_align_quantized_fake)
     library.register_fake("resdet::cell_means", _cell_means_fake)

@@ -117,11 +117,8 @@ class _Winograd(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x = for_weight = None
         if ctx.needs_input_grad[0]:
-            turned = ops.winograd_weights(weight.flip(2, 3).transpose(0, 1))
+            turned = ops.winograd_weights(weight, turned=True)
             for_x = ops.winograd(gradient, turned, weight.new_zeros(weight.shape[1]), None, False)
         if ctx.needs_input_grad[1]:
-            if _small(x):
-                x, gradient = _laid(x, 1), _laid(gradient, 1)
-            shape = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
-            for_weight = torch.ops.aten.convolution_backward(gradient, x, weight, None, *shape)[1]
+            for_weight = ops.winograd_weight_gradient(gradient, x)
         return for_x, for_weight

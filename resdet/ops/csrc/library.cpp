@@ -25,6 +25,8 @@ STABLE_TORCH_LIBRARY(resdet, m) {
   m.def("conv2d_input_gradient(Tensor gradient, Tensor weight, int height, int width, int stride) -> Tensor");
   m.def("conv2d_weight_gradient(Tensor gradient, Tensor x, int kernel, int stride) -> Tensor");
   m.def("winograd(Tensor x, Tensor weights, Tensor bias, Tensor? added, bool relu) -> Tensor");
+  m.def("winograd_weights(Tensor weight, bool turned) -> Tensor");
+  m.def("winograd_weight_gradient(Tensor gradient, Tensor x) -> Tensor");
   m.def("quantize(Tensor x, float scale, int zero) -> Tensor");
   m.def(
       "roi_align_quantized(Tensor[] maps, int[] zeros, float[] factors, Tensor offset, Tensor rois, "

@@ -89,10 +89,16 @@ struct Maps {
   void cell_means(const T* x, int64_t cells, int64_t channels, A* means);                                      \
   template <typename T, typename A>                                                                            \
   void max_pool_row(const T* map, int64_t height, int64_t width, int64_t channels, int64_t y, T* row);         \
-  void winograd_input(const Maps& maps, const float* x, int64_t first, int64_t last, float* products,          \
-                      int64_t step);                                                                           \
-  void winograd_output(const Maps& maps, const float* products, int64_t step, const float* bias,               \
-                       const float* added, bool relu, int64_t first, int64_t last, float* y);                  \
+  template <typename T>                                                                                        \
+  void winograd_input(const Maps& maps, const T* x, int64_t first, int64_t last, float* terms, int64_t step);  \
+  template <typename T>                                                                                        \
+  void winograd_output(const Maps& maps, const float* terms, int64_t step, const float* bias, const T* added,  \
+                       bool relu, int64_t first, int64_t last, T* y);                                          \
+  template <typename T>                                                                                        \
+  void winograd_gradient(const Maps& maps, const T* gradient, int64_t first, int64_t last, float* terms,       \
+                         int64_t step);                                                                        \
+  void winograd_filters(const float* filters, int64_t channels, bool turned, float* terms, int64_t step);      \
+  void winograd_filters_gradient(const float* terms, int64_t step, int64_t channels, float* filters);          \
   template <typename A>                                                                                        \
   bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A threshold);                   \
   }

@@ -53,6 +53,73 @@ inline void store(const float* from, uint8_t* to, int64_t n) {  // to the neares
   }
 }
 
+// Vectors: sixteen floats or eight doubles, for the loops that go through maps in the order of memory
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // nothing below is called from another file with these as arguments
+
+template <typename A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(64)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(64)));
+};
+template <typename A>
+using Vector = typename VectorOf<A>::type;
+template <typename A>
+constexpr int64_t kWidth = 64 / sizeof(A);
+
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+
+inline __attribute__((always_inline)) Vector<float> widen(const float* from) {
+  Vector<float> x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return x;
+}
+inline __attribute__((always_inline)) Vector<double> widen(const double* from) {
+  Vector<double> x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return x;
+}
+inline __attribute__((always_inline)) Vector<float> widen(const bfloat16* from) {
+  Halves bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  const Words wide = __builtin_convertvector(bits, Words) << 16;
+  return (Vector<float>)wide;
+}
+inline __attribute__((always_inline)) void narrow(const Vector<float>& x, float* to) {
+  __builtin_memcpy(to, &x, sizeof(x));
+}
+inline __attribute__((always_inline)) void narrow(const Vector<double>& x, double* to) {
+  __builtin_memcpy(to, &x, sizeof(x));
+}
+inline __attribute__((always_inline)) void narrow(const Vector<float>& x, bfloat16* to) {  // as `store` rounds
+  const Words bits = (Words)x;
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Halves halves = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? Words{} + 0x7fc0u : rounded, Halves);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+
+// The first n numbers of a vector, which is a constant for whole ones.
+template <typename A, typename T>
+inline __attribute__((always_inline)) Vector<A> load_vector(const T* from, int64_t n = kWidth<A>) {
+  if (n == kWidth<A>) return widen(from);
+  T some[kWidth<A>] = {};
+  for (int64_t k = 0; k < n; ++k) some[k] = from[k];
+  return widen(some);
+}
+template <typename A, typename T>
+inline __attribute__((always_inline)) void store_vector(const Vector<A>& x, T* to, int64_t n = kWidth<A>) {
+  if (n == kWidth<A>) return narrow(x, to);
+  T some[kWidth<A>];
+  narrow(x, some);
+  for (int64_t k = 0; k < n; ++k) to[k] = some[k];
+}
+
 #define RESDET_FUNCTION inline
 #include "../geometry.inl"
 
@@ -295,43 +362,22 @@ bool pool_backward(const Regions<A>& regions, const T* gradient, const int32_t* 
 
 namespace {
 
-constexpr int64_t kRows = 64;  // rows, or parts of rows, that are added in single precision before double takes over
+constexpr int64_t kRows = 8;  // that are added in single precision before double takes over
 
-// What a kernel below does with `count` rows of `n` channels, `step` elements apart, that start at element `at` with
-// channel `c`; n is a constant for whole blocks. Narrow rows, several of which make a block, are taken as one; wide ones
-// a few at a time, so that memory is read in its order.
-template <typename F>
-inline __attribute__((always_inline)) void for_blocks(int64_t rows, int64_t channels, const F& run) {
-  if (kBlock % channels == 0 && rows % (kBlock / channels) == 0) {
-    return run(0, 0, rows * channels / kBlock, kBlock, kBlock);
-  }
-  for (int64_t row = 0; row < rows; row += kRows) {
-    const int64_t count = at_most(kRows, rows - row);
-    int64_t c = 0;
-    for (; c + kBlock <= channels; c += kBlock) run(row * channels + c, c, count, channels, kBlock);
-    if (c < channels) run(row * channels + c, c, count, channels, channels - c);
-  }
-}
-
-// The channel of a block's element; only narrow rows, of which a block has several, need a division.
-inline int64_t channel_of(int64_t c, int64_t k, int64_t channels) {
-  return c + k < channels ? c + k : (c + k) % channels;
-}
-
-// n numbers that belong to the channels of a block.
-template <typename A>
-inline __attribute__((always_inline)) void load_channels(const A* from, int64_t c, int64_t channels, int64_t n, A* to) {
-  for (int64_t k = 0; k < n; ++k) to[k] = from[channel_of(c, k, channels)];
+// Call run(c, n) for the channels in vectors; n is a constant for whole ones.
+template <typename A, typename F>
+inline __attribute__((always_inline)) void for_vectors(int64_t channels, const F& run) {
+  int64_t c = 0;
+  for (; c + kWidth<A> <= channels; c += kWidth<A>) run(c, kWidth<A>);
+  if (c < channels) run(c, channels - c);
 }
 
 // Gradients count where the rectified output is not 0: above, or NaN.
-template <typename T, typename A>
-inline __attribute__((always_inline)) void load_masked(const T* gradient, const T* output, int64_t n, A* to) {
-  load(gradient, to, n);
-  if (!output) return;
-  A y[kBlock];
-  load(output, y, n);
-  for (int64_t k = 0; k < n; ++k) to[k] = y[k] <= 0 ? A(0) : to[k];
+template <typename A, typename T>
+inline __attribute__((always_inline)) Vector<A> load_masked(const T* gradient, const T* output, int64_t at, int64_t n) {
+  const Vector<A> g = load_vector<A>(gradient + at, n);
+  if (!output) return g;
+  return load_vector<A>(output + at, n) <= 0 ? Vector<A>{} : g;
 }
 
 }  // namespace
@@ -341,55 +387,54 @@ inline __attribute__((always_inline)) void load_masked(const T* gradient, const 
 template <typename T, typename A>
 void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows, int64_t channels,
                   double* sums) {
-  for_blocks(rows, channels, [&](int64_t first, int64_t c, int64_t count, int64_t step, int64_t n) {
-    A pivots[kBlock];
-    load_channels(pivot, c, channels, n, pivots);
-    for (int64_t start = 0; start < count; start += kRows) {
-      A one[kBlock], two[kBlock];
-      for (int64_t k = 0; k < n; ++k) one[k] = two[k] = 0;
-      const int64_t end = at_most(start + kRows, count);
-      for (int64_t i = start; i < end; ++i) {
-        A a[kBlock], b[kBlock];
-        load(x + first + i * step, b, n);
-        for (int64_t k = 0; k < n; ++k) b[k] -= pivots[k];
-        if (gradient) {
-          const int64_t at = first + i * step;
-          load_masked(gradient + at, output ? output + at : nullptr, n, a);
-        } else {
-          for (int64_t k = 0; k < n; ++k) a[k] = b[k];
-        }
-        for (int64_t k = 0; k < n; ++k) one[k] += a[k];
-        for (int64_t k = 0; k < n; ++k) two[k] += a[k] * b[k];
+  for (int64_t row = 0; row < rows; row += kRows) {
+    const int64_t end = at_most(row + kRows, rows);
+    for_vectors<A>(channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+      const Vector<A> middle = load_vector<A>(pivot + c, n);
+      Vector<A> one{}, two{};
+      for (int64_t i = row; i < end; ++i) {
+        const int64_t at = i * channels + c;
+        const Vector<A> b = load_vector<A>(x + at, n) - middle;
+        const Vector<A> a = gradient ? load_masked<A>(gradient, output, at, n) : b;
+        one += a;
+        two += a * b;
       }
-      for (int64_t k = 0; k < n; ++k) sums[channel_of(c, k, channels)] += one[k];
-      for (int64_t k = 0; k < n; ++k) sums[channels + channel_of(c, k, channels)] += two[k];
-    }
-  });
+      for (int64_t k = 0; k < n; ++k) sums[c + k] += one[k];
+      for (int64_t k = 0; k < n; ++k) sums[channels + c + k] += two[k];
+    });
+  }
 }
 
 // y = x · scale + shift, plus `added` if there is any, rectified or not.
 template <typename T, typename A>
 void affine(const T* x, const T* added, const A* scale, const A* shift, bool relu, int64_t rows, int64_t channels,
             T* y) {
-  for_blocks(rows, channels, [&](int64_t first, int64_t c, int64_t count, int64_t step, int64_t n) {
-    A scales[kBlock], shifts[kBlock];
-    load_channels(scale, c, channels, n, scales);
-    load_channels(shift, c, channels, n, shifts);
-    const A floor = relu ? A(0) : -A(__builtin_inf());
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = first + i * step;
-      A a[kBlock];
-      load(x + at, a, n);
-      for (int64_t k = 0; k < n; ++k) a[k] = a[k] * scales[k] + shifts[k];
-      if (added) {
-        A b[kBlock];
-        load(added + at, b, n);
-        for (int64_t k = 0; k < n; ++k) a[k] += b[k];
-      }
-      for (int64_t k = 0; k < n; ++k) a[k] = a[k] < floor ? floor : a[k];
-      store(a, y + at, n);
-    }
-  });
+  const Vector<A> floor = Vector<A>{} + (relu ? A(0) : -A(__builtin_inf()));
+  for (int64_t row = 0; row < rows; ++row) {
+    for_vectors<A>(channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+      const int64_t at = row * channels + c;
+      Vector<A> a = load_vector<A>(x + at, n) * load_vector<A>(scale + c, n) + load_vector<A>(shift + c, n);
+      if (added) a += load_vector<A>(added + at, n);
+      store_vector<A>(a < floor ? floor : a, y + at, n);
+    });
+  }
+}
+
+// The gradient of x where the statistics depend on it: g · scale + x · slope + offset; without x: g · scale. g is the
+// gradient where `output`, if there is one, is not zero; it goes to `added_gradient`, if that is wanted.
+template <typename T, typename A>
+void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope, const A* offset,
+                     int64_t rows, int64_t channels, T* x_gradient, T* added_gradient) {
+  for (int64_t row = 0; row < rows; ++row) {
+    for_vectors<A>(channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+      const int64_t at = row * channels + c;
+      Vector<A> g = load_masked<A>(gradient, output, at, n);
+      if (added_gradient) store_vector<A>(g, added_gradient + at, n);
+      g *= load_vector<A>(scale + c, n);
+      if (x) g += load_vector<A>(x + at, n) * load_vector<A>(slope + c, n) + load_vector<A>(offset + c, n);
+      store_vector<A>(g, x_gradient + at, n);
+    });
+  }
 }
 
 // x / scale + zero in whole numbers
@@ -461,48 +506,12 @@ void max_pool_row(const T* map, int64_t height, int64_t width, int64_t channels,
   }
 }
 
-// The gradient of x where the statistics depend on it: g · scale + x · slope + offset; without x: g · scale. g is the
-// gradient where `output`, if there is one, is not zero; it goes to `added_gradient`, if that is wanted.
-template <typename T, typename A>
-void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope, const A* offset,
-                     int64_t rows, int64_t channels, T* x_gradient, T* added_gradient) {
-  for_blocks(rows, channels, [&](int64_t first, int64_t c, int64_t count, int64_t step, int64_t n) {
-    A scales[kBlock], slopes[kBlock], offsets[kBlock];
-    load_channels(scale, c, channels, n, scales);
-    if (x) {
-      load_channels(slope, c, channels, n, slopes);
-      load_channels(offset, c, channels, n, offsets);
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = first + i * step;
-      A g[kBlock];
-      load_masked(gradient + at, output ? output + at : nullptr, n, g);
-      if (added_gradient) store(g, added_gradient + at, n);
-      for (int64_t k = 0; k < n; ++k) g[k] *= scales[k];
-      if (x) {
-        A b[kBlock];
-        load(x + at, b, n);
-        for (int64_t k = 0; k < n; ++k) g[k] += b[k] * slopes[k] + offsets[k];
-      }
-      store(g, x_gradient + at, n);
-    }
-  });
-}
-
-// Winograd's convolution F(4×4, 3×3) (Lavin and Gray 2016): 36 products in the place of 144 for a tile of 4×4 results.
+// Winograd's convolution F(4×4, 3×3) (Lavin and Gray 2016): 36 products in the place of 144 for a tile of 4×4 results,
+// and its gradients. The transforms are those of the paper's matrices A, B and G.
 
 namespace {
 
-#pragma GCC diagnostic ignored "-Wpsabi"  // nothing below is called from another file with these as arguments
-
-typedef float Channels __attribute__((vector_size(64)));  // sixteen
-
-inline Channels load_channels(const float* from) {
-  Channels x;
-  __builtin_memcpy(&x, from, sizeof(x));
-  return x;
-}
-inline void store_channels(const Channels& x, float* to) { __builtin_memcpy(to, &x, sizeof(x)); }
+typedef Vector<float> Channels;  // sixteen
 
 // Bᵀ d of a column of six
 inline __attribute__((always_inline)) void transform_input(const Channels* d, Channels* to) {
@@ -524,6 +533,55 @@ inline __attribute__((always_inline)) void transform_output(const Channels* m, C
   to[3] = b + 8 * d + m[5];
 }
 
+// A d of a column of four
+inline __attribute__((always_inline)) void transform_gradient(const Channels* d, Channels* to) {
+  const Channels even = d[0] + d[2], odd = d[1] + d[3], near = d[0] + 4 * d[2], far = 2 * d[1] + 8 * d[3];
+  to[0] = d[0];
+  to[1] = even + odd;
+  to[2] = even - odd;
+  to[3] = near + far;
+  to[4] = near - far;
+  to[5] = d[3];
+}
+
+// G g of a column of three
+inline __attribute__((always_inline)) void transform_filter(const Channels* g, Channels* to) {
+  const Channels even = (g[0] + g[2]) / -6, odd = g[1] / 6, near = g[0] / 24 + g[2] / 6, far = g[1] / 12;
+  to[0] = g[0] / 4;
+  to[1] = even - odd;
+  to[2] = even + odd;
+  to[3] = near + far;
+  to[4] = near - far;
+  to[5] = g[2];
+}
+
+// Gᵀ s of a column of six
+inline __attribute__((always_inline)) void transform_filter_gradient(const Channels* s, Channels* to) {
+  const Channels a = (s[1] + s[2]) / -6, b = s[3] + s[4];
+  to[0] = s[0] / 4 + a + b / 24;
+  to[1] = (s[2] - s[1]) / 6 + (s[3] - s[4]) / 12;
+  to[2] = a + b / 6 + s[5];
+}
+
+// M d Mᵀ of a square of FROM × FROM, M being TO × FROM: get(i, j) is read, put(i, j, value) written.
+template <int64_t FROM, int64_t TO, typename Transform, typename Get, typename Put>
+inline __attribute__((always_inline)) void transform_square(const Transform& transform, const Get& get, const Put& put) {
+  Channels columns[FROM][TO];  // M d, by column
+  for (int64_t j = 0; j < FROM; ++j) {
+    Channels column[FROM];
+    for (int64_t i = 0; i < FROM; ++i) column[i] = get(i, j);
+    transform(column, columns[j]);
+  }
+  for (int64_t i = 0; i < TO; ++i) {
+    Channels row[FROM], result[TO];
+    for (int64_t j = 0; j < FROM; ++j) row[j] = columns[j][i];
+    transform(row, result);
+    for (int64_t j = 0; j < TO; ++j) put(i, j, result[j]);
+  }
+}
+
+}  // namespace
+
 // A tile's image, and its first row and column.
 struct Tile {
   int64_t image, y, x;
@@ -532,64 +590,91 @@ struct Tile {
       : image(t / (maps.tile_rows() * maps.tile_columns())),
         y(t / maps.tile_columns() % maps.tile_rows() * 4),
         x(t % maps.tile_columns() * 4) {}
+
+  // The element of the maps at row i and column j from the tile's corner, or −1 beyond the border.
+  int64_t element(const Maps& maps, int64_t i, int64_t j) const {
+    const bool inside = y + i >= 0 && y + i < maps.height && x + j >= 0 && x + j < maps.width;
+    return inside ? ((image * maps.height + y + i) * maps.width + x + j) * maps.channels : -1;
+  }
 };
 
-}  // namespace
-
-// Bᵀ d B of tiles [first, last) → `products` (36, tiles, channels), `step` elements from one of the 36 to the next.
-void winograd_input(const Maps& maps, const float* x, int64_t first, int64_t last, float* products, int64_t step) {
-  for (int64_t t = first; t < last; ++t, products += maps.channels) {
+// Bᵀ d B of the windows of tiles [first, last) → `terms` (36, tiles, channels), `step` elements from one of the 36 to
+// the next.
+template <typename T>
+void winograd_input(const Maps& maps, const T* x, int64_t first, int64_t last, float* terms, int64_t step) {
+  for (int64_t t = first; t < last; ++t, terms += maps.channels) {
     const Tile tile(maps, t);
-    const float* map = x + tile.image * maps.height * maps.width * maps.channels;
     for (int64_t c = 0; c < maps.channels; c += 16) {
-      Channels rows[6][6];  // by column of the window, then by row of Bᵀ d
-      for (int64_t j = 0; j < 6; ++j) {
-        Channels column[6];
-        for (int64_t i = 0; i < 6; ++i) {
-          const int64_t y = tile.y + i - 1, z = tile.x + j - 1;
-          const bool inside = y >= 0 && y < maps.height && z >= 0 && z < maps.width;
-          column[i] = inside ? load_channels(map + (y * maps.width + z) * maps.channels + c) : Channels{};
-        }
-        transform_input(column, rows[j]);
-      }
-      for (int64_t i = 0; i < 6; ++i) {
-        Channels row[6], result[6];
-        for (int64_t j = 0; j < 6; ++j) row[j] = rows[j][i];
-        transform_input(row, result);
-        for (int64_t j = 0; j < 6; ++j) store_channels(result[j], products + (i * 6 + j) * step + c);
-      }
+      transform_square<6, 6>(
+          transform_input,
+          [&](int64_t i, int64_t j) {
+            const int64_t at = tile.element(maps, i - 1, j - 1);
+            return at < 0 ? Channels{} : load_vector<float>(x + at + c);
+          },
+          [&](int64_t i, int64_t j, const Channels& value) { narrow(value, terms + (i * 6 + j) * step + c); });
     }
   }
 }
 
 // Aᵀ m A of tiles [first, last), plus bias and, if there is one, a shortcut, rectified or not → the maps y.
-void winograd_output(const Maps& maps, const float* products, int64_t step, const float* bias, const float* added,
-                     bool relu, int64_t first, int64_t last, float* y) {
-  const float floor = relu ? 0.0f : -__builtin_inff();
-  for (int64_t t = first; t < last; ++t, products += maps.channels) {
+template <typename T>
+void winograd_output(const Maps& maps, const float* terms, int64_t step, const float* bias, const T* added, bool relu,
+                     int64_t first, int64_t last, T* y) {
+  const Channels floor = Channels{} + (relu ? 0.0f : -__builtin_inff());
+  for (int64_t t = first; t < last; ++t, terms += maps.channels) {
     const Tile tile(maps, t);
-    const int64_t height = at_most(4, maps.height - tile.y), width = at_most(4, maps.width - tile.x);
-    const int64_t corner = ((tile.image * maps.height + tile.y) * maps.width + tile.x) * maps.channels;
     for (int64_t c = 0; c < maps.channels; c += 16) {
-      Channels rows[6][4];  // by column of the products, then by row of Aᵀ m
-      for (int64_t j = 0; j < 6; ++j) {
-        Channels column[6];
-        for (int64_t i = 0; i < 6; ++i) column[i] = load_channels(products + (i * 6 + j) * step + c);
-        transform_output(column, rows[j]);
-      }
-      const Channels shift = load_channels(bias + c);
-      for (int64_t i = 0; i < height; ++i) {
-        Channels row[6], result[4];
-        for (int64_t j = 0; j < 6; ++j) row[j] = rows[j][i];
-        transform_output(row, result);
-        for (int64_t j = 0; j < width; ++j) {
-          const int64_t at = corner + (i * maps.width + j) * maps.channels + c;
-          Channels sum = result[j] + shift;
-          if (added) sum += load_channels(added + at);
-          store_channels(sum < floor ? Channels{} + floor : sum, y + at);
-        }
-      }
+      const Channels shift = widen(bias + c);
+      transform_square<6, 4>(
+          transform_output, [&](int64_t i, int64_t j) { return widen(terms + (i * 6 + j) * step + c); },
+          [&](int64_t i, int64_t j, const Channels& value) {
+            const int64_t at = tile.element(maps, i, j);
+            if (at < 0) return;
+            Channels sum = value + shift;
+            if (added) sum += load_vector<float>(added + at + c);
+            store_vector<float>(sum < floor ? floor : sum, y + at + c);
+          });
     }
+  }
+}
+
+// A d Aᵀ of tiles [first, last) of the result's gradient → `terms` (36, tiles, channels), as above.
+template <typename T>
+void winograd_gradient(const Maps& maps, const T* gradient, int64_t first, int64_t last, float* terms, int64_t step) {
+  for (int64_t t = first; t < last; ++t, terms += maps.channels) {
+    const Tile tile(maps, t);
+    for (int64_t c = 0; c < maps.channels; c += 16) {
+      transform_square<4, 6>(
+          transform_gradient,
+          [&](int64_t i, int64_t j) {
+            const int64_t at = tile.element(maps, i, j);
+            return at < 0 ? Channels{} : load_vector<float>(gradient + at + c);
+          },
+          [&](int64_t i, int64_t j, const Channels& value) { narrow(value, terms + (i * 6 + j) * step + c); });
+    }
+  }
+}
+
+// G g Gᵀ of a row of filters (3, 3, channels), turned by half a turn or not → `terms` (36, …, channels), `step` elements
+// from one of the 36 to the next.
+void winograd_filters(const float* filters, int64_t channels, bool turned, float* terms, int64_t step) {
+  for (int64_t c = 0; c < channels; c += 16) {
+    transform_square<3, 6>(
+        transform_filter,
+        [&](int64_t i, int64_t j) {
+          const int64_t tap = turned ? 8 - i * 3 - j : i * 3 + j;
+          return widen(filters + tap * channels + c);
+        },
+        [&](int64_t i, int64_t j, const Channels& value) { narrow(value, terms + (i * 6 + j) * step + c); });
+  }
+}
+
+// Gᵀ s G of the terms' gradient (36, …, channels) → the filters' (3, 3, channels).
+void winograd_filters_gradient(const float* terms, int64_t step, int64_t channels, float* filters) {
+  for (int64_t c = 0; c < channels; c += 16) {
+    transform_square<6, 3>(
+        transform_filter_gradient, [&](int64_t i, int64_t j) { return widen(terms + (i * 6 + j) * step + c); },
+        [&](int64_t i, int64_t j, const Channels& value) { narrow(value, filters + (i * 3 + j) * channels + c); });
   }
 }
 
@@ -637,6 +722,14 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
 RESDET_INSTANTIATE(float, float)
 RESDET_INSTANTIATE(double, double)
 RESDET_INSTANTIATE(bfloat16, float)
+#define RESDET_INSTANTIATE_WINOGRAD(T)                                                                       \
+  template void winograd_input<T>(const Maps&, const T*, int64_t, int64_t, float*, int64_t);                  \
+  template void winograd_gradient<T>(const Maps&, const T*, int64_t, int64_t, float*, int64_t);               \
+  template void winograd_output<T>(const Maps&, const float*, int64_t, const float*, const T*, bool, int64_t, \
+                                   int64_t, T*);
+
+RESDET_INSTANTIATE_WINOGRAD(float)
+RESDET_INSTANTIATE_WINOGRAD(bfloat16)
 template void max_pool_row<uint8_t, uint8_t>(const uint8_t*, int64_t, int64_t, int64_t, int64_t, uint8_t*);
 template void cell_means<uint8_t, float>(const uint8_t*, int64_t, int64_t, float*);
 template void quantize<float>(const float*, float, float, int64_t, uint8_t*);
