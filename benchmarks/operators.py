@@ -6,7 +6,8 @@
 
 1000 regions on a map of 1024×50×84 cells (a 1344×800 image, stride 16), 7×7 bins, float32; 12,000 boxes for NMS;
 batch normalisation with shortcut and ReLU, and convolutions where the processor has a tile unit, in bfloat16 on the
-maps of ResNet-20 (128 images) and of a detector's conv5 (128 regions); Winograd's 3×3 convolution in float32.
+maps of ResNet-20 (128 images) and of a detector's conv5 (128 regions); Winograd's 3×3 convolution in
+float32, and the gradient of its weights.
 """
 
 from __future__ import annotations
@@ -144,17 +145,24 @@ def convolution(images: int, channels: int, side: int, rounds: int) -> None:
 
 
 def winograd(images: int, channels: int, side: int, rounds: int) -> None:
-    """A 3×3 convolution with ReLU in float32."""
-    x = torch.randn(images, channels, side, side).to(memory_format=torch.channels_last)
+    """A 3×3 convolution with ReLU in float32, and the gradient of its weights."""
+    x, upstream = (t.float().to(memory_format=torch.channels_last) for t in maps(images, channels, side))
     weight, bias = (
         torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last),
         torch.randn(channels),
     )
-    terms = ops.winograd_weights(weight)
+    terms, name = ops.winograd_weights(weight), f"Winograd {images}×{channels}×{side}×{side}"
+    shape = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
     compare(
-        f"Winograd {images}×{channels}×{side}×{side}",
+        name,
         lambda: ops.winograd(x, terms, bias, None, True),
         lambda: F.conv2d(x, weight, bias, padding=1).relu_(),
+        rounds,
+    )
+    compare(
+        f"{name}, weights",
+        lambda: ops.winograd_weight_gradient(upstream, x),
+        lambda: torch.ops.aten.convolution_backward(upstream, x, weight, None, *shape),
         rounds,
     )
 
