@@ -82,11 +82,10 @@ Tensor channel_sums(std::optional<Tensor> gradient, std::optional<Tensor> output
     });
     result = torch::stable::empty({2, channels}, resdet::type_of<A>(), std::nullopt, x.device());
     A* sums = pointer<A>(result);
-    for (int64_t c = 0; c < 2 * channels; ++c) {
-      double sum = 0;
-      for (int64_t part = 0; part < kParts; ++part) sum += parts[part * 2 * channels + c];
-      sums[c] = static_cast<A>(sum);
+    for (int64_t part = 1; part < kParts; ++part) {
+      for (int64_t c = 0; c < 2 * channels; ++c) parts[c] += parts[part * 2 * channels + c];
     }
+    for (int64_t c = 0; c < 2 * channels; ++c) sums[c] = static_cast<A>(parts[c]);
   });
   return result;
 }

@@ -362,7 +362,22 @@ bool pool_backward(const Regions<A>& regions, const T* gradient, const int32_t* 
 
 namespace {
 
-constexpr int64_t kRows = 8;  // that are added in single precision before double takes over
+// Add a vector's first n numbers to sums in double precision.
+inline __attribute__((always_inline)) void add_to(double* sums, const Vector<float>& x, int64_t n) {
+  typedef float Half __attribute__((vector_size(32)));
+  if (n < kWidth<float>) {
+    for (int64_t k = 0; k < n; ++k) sums[k] += x[k];
+    return;
+  }
+  Half halves[2];
+  __builtin_memcpy(halves, &x, sizeof(x));
+  for (int64_t k = 0; k < 2; ++k) {
+    narrow(widen(sums + 8 * k) + __builtin_convertvector(halves[k], Vector<double>), sums + 8 * k);
+  }
+}
+inline __attribute__((always_inline)) void add_to(double* sums, const Vector<double>& x, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) sums[k] += x[k];
+}
 
 // Call run(c, n) for the channels in vectors; n is a constant for whole ones.
 template <typename A, typename F>
@@ -387,8 +402,10 @@ inline __attribute__((always_inline)) Vector<A> load_masked(const T* gradient, c
 template <typename T, typename A>
 void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows, int64_t channels,
                   double* sums) {
-  for (int64_t row = 0; row < rows; row += kRows) {
-    const int64_t end = at_most(row + kRows, rows);
+  // Rows that are added in single precision before double takes over; few of wide ones, to read them in their order.
+  const int64_t block = channels > 512 ? 8 : channels > 64 ? 16 : 64;
+  for (int64_t row = 0; row < rows; row += block) {
+    const int64_t end = at_most(row + block, rows);
     for_vectors<A>(channels, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
       const Vector<A> middle = load_vector<A>(pivot + c, n);
       Vector<A> one{}, two{};
@@ -399,8 +416,8 @@ void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot
         one += a;
         two += a * b;
       }
-      for (int64_t k = 0; k < n; ++k) sums[c + k] += one[k];
-      for (int64_t k = 0; k < n; ++k) sums[channels + c + k] += two[k];
+      add_to(sums + c, one, n);
+      add_to(sums + channels + c, two, n);
     });
   }
 }
