@@ -70,8 +70,12 @@ config = DetConfig(
 
 
 def pytest_configure() -> None:
-    """One thread for each process, so that sums have one order everywhere and pytest-xdist's workers one core."""
+    """One thread for each process, so that sums have one order everywhere and pytest-xdist's workers one core.
+
+    Nothing is measured, so that a neighbour's load decides nothing, and no file is written in the user's home.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["RESDET_MEASURE"] = "0"
     torch.set_num_threads(1)
 
 

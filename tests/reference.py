@@ -175,17 +175,40 @@ def roi_align_literal(features, rois, image_index, size, scale, sampling_ratio, 
 # ------------------------------------------------------------ detection
 
 
-def convolution_literal(x, weight, stride):
-    """A convolution without bias, padded by half its kernel: He et al. 2015 write it W·x."""
-    (count, _, height, width), (outputs, _, kernel, _) = x.shape, weight.shape
-    pad = kernel // 2
-    result = torch.zeros(count, outputs, -(-height // stride), -(-width // stride), dtype=torch.float64)
-    for i, j in itertools.product(range(result.shape[2]), range(result.shape[3])):
-        for ky, kx in itertools.product(range(kernel), range(kernel)):
-            y, x_ = i * stride + ky - pad, j * stride + kx - pad
-            if 0 <= y < height and 0 <= x_ < width:
-                result[:, :, i, j] += x[:, :, y, x_].double() @ weight[:, :, ky, kx].double().T
-    return result
+WINOGRAD_G = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  # times 24
+WINOGRAD_B = [
+    [4, 0, 0, 0, 0, 0],
+    [0, -4, 4, -2, 2, 4],
+    [-5, -4, -4, -1, -1, 0],
+    [0, 1, -1, 2, -2, -5],
+    [1, 1, 1, 1, 1, 0],
+    [0, 0, 0, 0, 0, 1],
+]
+WINOGRAD_A = [[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 1]]
+
+
+def winograd_weights_literal(weight):
+    """G g Gᵀ of each filter (Lavin and Gray 2016, §4.3) → (36, C, K)"""
+    g = torch.tensor(WINOGRAD_G, dtype=torch.float64) / 24
+    terms = torch.zeros(36, weight.shape[1], weight.shape[0])
+    for k, c in itertools.product(range(weight.shape[0]), range(weight.shape[1])):
+        terms[:, c, k] = (g @ weight[k, c].double() @ g.T).flatten()
+    return terms
+
+
+def winograd_gradient_literal(gradient, x):
+    """What autograd makes of Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A, for each tile and each pair of channels."""
+    g, b, a = (torch.tensor(matrix, dtype=torch.float64) for matrix in (WINOGRAD_G, WINOGRAD_B, WINOGRAD_A))
+    g, (count, inputs, height, width), outputs = g / 24, x.shape, gradient.shape[1]
+    result = torch.zeros(outputs, inputs, 3, 3, dtype=torch.float64)
+    windows = torch.nn.functional.pad(x.double(), (1, 5, 1, 5))
+    upstream = torch.nn.functional.pad(gradient.double(), (0, 4, 0, 4))
+    for n, y, z in itertools.product(range(count), range(0, height, 4), range(0, width, 4)):
+        for k, c in itertools.product(range(outputs), range(inputs)):
+            factor = b.T @ windows[n, c, y : y + 6, z : z + 6] @ b
+            product = a @ upstream[n, k, y : y + 4, z : z + 4] @ a.T
+            result[k, c] += g.T @ (factor * product) @ g
+    return result.float()
 
 
 def batch_norm_literal(x, added, gamma, beta, eps, relu):

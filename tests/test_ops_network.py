@@ -3,14 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import convolution_literal
+from reference import winograd_gradient_literal, winograd_weights_literal
 
 from resdet import ops
-from resdet.models.layers.conv import Conv2d
 from resdet.ops import library
 
 compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
-tiles = pytest.mark.skipif(not ops.has_tiles(), reason="this processor has no tile unit (AMX)")
 TYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
@@ -91,160 +89,6 @@ def test_where_a_relu_gave_nan_the_gradient_goes_on():
     assert sums.flatten().tolist() == [4, 0]
 
 
-SHAPES = [  # maps, input and output channels, height, width, kernel, stride
-    (3, 16, 16, 5, 7, 3, 1),
-    (2, 16, 32, 33, 32, 3, 2),
-    (1, 32, 64, 9, 11, 3, 2),
-    (9, 64, 48, 8, 8, 3, 1),
-    (2, 144, 80, 7, 7, 3, 1),
-    (2, 64, 16, 14, 15, 1, 1),
-    (3, 16, 64, 9, 9, 1, 2),
-    (4, 16, 16, 1, 1, 3, 1),
-    (1, 16, 16, 70, 90, 3, 1),
-]
-
-
-def conv_operands(count, inputs, outputs, height, width, kernel, stride):
-    """bfloat16 maps, weights that bfloat16 holds exactly, and a gradient of the result."""
-    x = torch.randn(count, inputs, height, width).bfloat16()
-    weight = (torch.randn(outputs, inputs, kernel, kernel) * (inputs * kernel**2) ** -0.5).bfloat16().float()
-    upstream = torch.randn(count, outputs, -(-height // stride), -(-width // stride)).bfloat16()
-    return x, weight, upstream
-
-
-@tiles
-@pytest.mark.parametrize("shape", SHAPES[:6])
-def test_the_convolution_equals_the_literal_one(shape):
-    x, weight, _ = conv_operands(*shape)
-    expected = convolution_literal(x, weight, shape[-1])
-    torch.testing.assert_close(ops.conv2d(x, weight, shape[-1]).double(), expected, rtol=1e-2, atol=1e-2)
-
-
-@tiles
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_convolution_and_its_gradients_equal_torch_s(shape, channels_last):
-    x, weight, upstream = conv_operands(*shape)
-    if channels_last:
-        x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
-    kernel, stride = shape[-2:]
-    exact = [t.double().requires_grad_() for t in (x, weight)]
-    expected = F.conv2d(*exact, stride=stride, padding=kernel // 2)
-    given = [t.clone().requires_grad_() for t in (x, weight)]
-    result = ops.conv2d(*given, stride)
-    assert result.dtype == torch.bfloat16 and result.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(result.double(), expected, rtol=1e-2, atol=1e-2)
-    for_x, for_weight = torch.autograd.grad(result, given, upstream)
-    exact_x, exact_weight = torch.autograd.grad(expected, exact, upstream.double())
-    torch.testing.assert_close(for_x.double(), exact_x, rtol=1e-2, atol=2e-2)
-    torch.testing.assert_close(for_weight.double(), exact_weight, rtol=1e-4, atol=1e-4)
-
-
-@tiles
-def test_the_convolution_of_random_shapes_equals_torch_s():
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(low, high):
-        return int(torch.randint(low, high, (1,), generator=generator))
-
-    for _ in range(40):
-        kernel, stride = (1, 3)[draw(0, 2)], draw(1, 4)
-        shape = (draw(1, 6), 16 * draw(1, 7), 16 * draw(1, 7), draw(1, 25), draw(1, 25), kernel, stride)
-        x, weight, upstream = conv_operands(*shape)
-        x.requires_grad_()
-        weight.requires_grad_()
-        exact = F.conv2d(x.double(), weight.double(), stride=stride, padding=kernel // 2)
-        result = ops.conv2d(x, weight, stride)
-        torch.testing.assert_close(result.double(), exact, rtol=1e-2, atol=1e-2)
-        gradients = torch.autograd.grad(result, (x, weight), upstream)
-        expected = torch.autograd.grad(exact, (x, weight), upstream.double())
-        torch.testing.assert_close(gradients[0].float(), expected[0].float(), rtol=1e-2, atol=3e-2)
-        torch.testing.assert_close(gradients[1], expected[1], rtol=1e-4, atol=1e-4)
-
-
-@tiles
-def test_the_weights_gradient_does_not_depend_on_the_threads():
-    x, weight, upstream = conv_operands(9, 80, 48, 8, 8, 3, 1)
-    weight.requires_grad_()
-    gradients = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        gradients += torch.autograd.grad(ops.conv2d(x, weight, 1), weight, upstream)
-    torch.set_num_threads(1)
-    assert torch.equal(*gradients)
-
-
-@tiles
-def test_nothing_that_is_not_finite_spreads_beyond_its_image():
-    x, weight, _ = conv_operands(3, 16, 16, 6, 6, 3, 1)
-    clean = ops.conv2d(x, weight, 1)
-    x[1, :, 5, 5] = float("nan")
-    result = ops.conv2d(x, weight, 1)
-    assert torch.equal(result[0], clean[0]) and torch.equal(result[2], clean[2]) and result[1].isnan().any()
-
-
-@tiles
-@pytest.mark.parametrize(
-    "x, weight, message",
-    [
-        (torch.zeros(1, 16, 4, 4), torch.zeros(16, 16, 3, 3), "in bfloat16"),
-        (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(16, 16, 3, 3).bfloat16(), "in float32"),
-        (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(16, 32, 3, 3), "channels are not those"),
-        (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(8, 16, 3, 3), "sixteens"),
-        (torch.zeros(1, 16, 4, 4).bfloat16(), torch.zeros(16, 16, 5, 5), "1×1 or 3×3"),
-        (torch.zeros(16, 4, 4).bfloat16(), torch.zeros(16, 16, 3, 3), "N, C, H, W"),
-    ],
-)
-def test_wrong_operands_of_a_convolution_are_refused(x, weight, message):
-    with pytest.raises(RuntimeError, match=message):
-        ops.conv2d(x, weight, 1)
-
-
-@tiles
-def test_gradients_of_another_shape_are_refused():
-    x, weight = torch.zeros(2, 16, 5, 5).bfloat16(), torch.zeros(32, 16, 3, 3)
-    for shape in [(2, 32, 5, 5), (1, 32, 3, 3), (2, 32, 3, 2)]:
-        gradient = torch.zeros(shape).bfloat16()
-        with pytest.raises(RuntimeError, match="shape of the convolution's result"):
-            library.OPS.conv2d_weight_gradient(gradient, x, 3, 2)
-        if shape[0] == 2:
-            with pytest.raises(RuntimeError, match="shape of the convolution's result"):
-                library.OPS.conv2d_input_gradient(gradient, weight, 5, 5, 2)
-    with pytest.raises(RuntimeError, match="sixteens"):
-        library.OPS.conv2d_weight_gradient(torch.zeros(2, 8, 3, 3).bfloat16(), x, 3, 2)
-
-
-@tiles
-def test_the_convolution_of_nothing():
-    weight = torch.randn(32, 16, 3, 3, requires_grad=True)
-    x = torch.zeros(0, 16, 7, 7, dtype=torch.bfloat16, requires_grad=True)
-    result = ops.conv2d(x, weight, 2)
-    result.sum().backward()
-    assert result.shape == (0, 32, 4, 4) and x.grad.shape == x.shape and (weight.grad == 0).all()
-    for shape in [(2, 16, 5, 0), (2, 16, 0, 5), (2, 0, 5, 5)]:
-        for kernel in (1, 3):
-            x = torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True)
-            weight = torch.randn(32, shape[1], kernel, kernel, requires_grad=True)
-            ops.conv2d(x, weight, 1).sum().backward()
-            assert x.grad.shape == shape and (weight.grad == 0).all()
-
-
-@tiles
-def test_a_convolution_trains_on_the_tile_unit_where_its_channels_allow():
-    for inputs, outputs, kernel, used in [
-        (16, 32, 3, True),
-        (32, 16, 1, True),
-        (3, 16, 3, False),
-        (16, 16, 7, False),
-    ]:
-        conv, x = Conv2d(inputs, outputs, kernel), torch.randn(2, inputs, 9, 9)
-        with torch.autocast("cpu", torch.bfloat16):
-            y = conv(x)
-        assert y.dtype == torch.bfloat16 and ("resdet" in y.grad_fn.name()) == used
-        assert "resdet" not in conv(x).grad_fn.name()  # float32 asked for
-        torch.testing.assert_close(y.float(), conv(x), rtol=2e-2, atol=2e-2)
-
-
 @compiled
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_registrations_of_batch_normalisation_are_right(dtype):
@@ -258,74 +102,110 @@ def test_the_registrations_of_batch_normalisation_are_right(dtype):
     check(torch.ops.resdet.affine_gradient.default, (gradient, None, None, scale, None, None, False))
 
 
-@tiles
-def test_the_registration_of_the_convolution_is_right():
-    x, weight, upstream = conv_operands(2, 16, 32, 6, 5, 3, 2)
-    torch.library.opcheck(torch.ops.resdet.conv2d.default, (x.requires_grad_(), weight.requires_grad_(), 2))
-    (gradient,) = torch.autograd.grad(ops.conv2d(x, weight, 2), x, upstream, create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        gradient.sum().backward()
-
-
 # Winograd's convolution
+
+SHAPES = [(1, 16, 16, 1, 1), (2, 16, 48, 4, 4), (3, 32, 16, 7, 7), (1, 48, 32, 5, 18), (9, 16, 16, 13, 2)]
+FEW = {torch.float32: {"rtol": 1e-4, "atol": 1e-3}, torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2}}  # digits
+
+
+def winograd_operands(shape, dtype, channels_last):
+    """Maps, weights, bias and what is added, of (N, C, K, H, W)."""
+    count, inputs, outputs, height, width = shape
+    x, added = (torch.randn(count, c, height, width).to(dtype) for c in (inputs, outputs))
+    if channels_last:
+        x, added = (t.to(memory_format=torch.channels_last) for t in (x, added))
+    return x, torch.randn(outputs, inputs, 3, 3), torch.randn(outputs), added
 
 
 @compiled
+@pytest.mark.parametrize("dtype", FEW)
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 16, 16, 1, 1), (2, 16, 48, 4, 4), (3, 32, 16, 7, 7), (1, 48, 32, 5, 18), (9, 16, 16, 13, 2)],
-    ids=str,
-)
-def test_winograd_s_convolution_equals_torch_s(shape, channels_last, joined, relu):
-    count, inputs, outputs, height, width = shape
-    x, weight = torch.randn(count, inputs, height, width), torch.randn(outputs, inputs, 3, 3)
-    bias, added = torch.randn(outputs), torch.randn(count, outputs, height, width)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_winograd_s_convolution_equals_torch_s(shape, channels_last, joined, relu, dtype):
+    x, weight, bias, added = winograd_operands(shape, dtype, channels_last)
     expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     expected = expected + added.double() if joined else expected
     expected = expected.relu() if relu else expected
-    if channels_last:
-        x, added = (t.to(memory_format=torch.channels_last) for t in (x, added))
-    terms = ops.winograd_weights(weight)
-    result = ops.winograd(x, terms, bias, added if joined else None, relu)
-    assert result.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-3)
+    result = ops.winograd(x, ops.winograd_weights(weight), bias, added if joined else None, relu)
+    assert result.is_contiguous(memory_format=torch.channels_last) and result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, **FEW[dtype])
+
+
+@compiled
+@pytest.mark.parametrize("dtype", FEW)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_winograd_s_gradients_equal_autograd(shape, channels_last, dtype):
+    x, weight, _, upstream = winograd_operands(shape, dtype, channels_last)
+    exact = [t.double().requires_grad_() for t in (x, weight)]
+    for_x, for_weight = torch.autograd.grad(F.conv2d(*exact, padding=1), exact, upstream.double())
+    found = ops.winograd_weight_gradient(upstream, x)
+    assert found.shape == weight.shape and found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), for_weight, **FEW[torch.float32])
+    turned = ops.winograd_weights(weight, turned=True)
+    found = ops.winograd(upstream, turned, torch.zeros(weight.shape[1]), None, False)
+    torch.testing.assert_close(found.double(), for_x, **FEW[dtype])
 
 
 @compiled
 def test_winograd_s_convolution_works_in_chunks():
-    """So many channels that the tiles of four images do not fit in one."""
+    """So many channels that the tiles of four images do not fit in one, and the last one has fewer."""
     x, weight = torch.randn(4, 1024, 33, 30), torch.randn(16, 1024, 3, 3) / 100
     expected = F.conv2d(x, weight, padding=1)
     result = ops.winograd(x, ops.winograd_weights(weight), torch.zeros(16), None, False)
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
+    upstream = torch.randn_like(result) / 100
+    expected = torch.nn.grad.conv2d_weight(x, weight.shape, upstream, padding=1)
+    torch.testing.assert_close(ops.winograd_weight_gradient(upstream, x), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_winograd_s_weights_are_those_of_the_paper():
-    """Of a filter that is one in its centre: the middle column of G, times itself."""
-    weight = torch.zeros(16, 16, 3, 3)
-    weight[0, 0, 1, 1] = 1
-    middle = torch.tensor([0, -1 / 6, 1 / 6, 1 / 12, -1 / 12, 0])
-    torch.testing.assert_close(ops.winograd_weights(weight)[:, 0, 0], torch.outer(middle, middle).flatten())
+@compiled
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_winograd_s_weights_are_those_of_the_paper(channels_last):
+    """G g Gᵀ, of the filters as they are, and of those of the input's gradient."""
+    weight = torch.randn(32, 16, 3, 3)
+    laid = weight.to(memory_format=torch.channels_last) if channels_last else weight
+    torch.testing.assert_close(ops.winograd_weights(laid), winograd_weights_literal(weight))
+    backwards = weight.flip(2, 3).transpose(0, 1)
+    torch.testing.assert_close(ops.winograd_weights(laid, turned=True), winograd_weights_literal(backwards))
+
+
+@compiled
+def test_winograd_s_gradient_of_the_weights_is_that_of_the_paper_s_sums():
+    x, upstream = torch.randn(2, 16, 6, 5), torch.randn(2, 32, 6, 5)
+    expected = winograd_gradient_literal(upstream, x)
+    torch.testing.assert_close(ops.winograd_weight_gradient(upstream, x), expected, rtol=1e-4, atol=1e-4)
+
+
+@compiled
+def test_winograd_s_gradient_of_the_weights_does_not_depend_on_the_threads():
+    x, upstream = torch.randn(5, 64, 30, 30), torch.randn(5, 64, 30, 30)
+    found = [ops.winograd_weight_gradient(upstream, x)]
+    torch.set_num_threads(3)
+    try:
+        found.append(ops.winograd_weight_gradient(upstream, x))
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-4)
+
+
+def zeros(*shape, dtype=torch.float32):
+    return torch.zeros(shape, dtype=dtype)
 
 
 @compiled
 @pytest.mark.parametrize(
     "x, terms, bias, added, message",
     [
-        (torch.zeros(1, 16, 4, 4), torch.zeros(36, 32, 16), torch.zeros(16), None, r"\(36, C, K\)"),
-        (torch.zeros(1, 8, 4, 4), torch.zeros(36, 8, 16), torch.zeros(16), None, "sixteens"),
-        (torch.zeros(1, 16, 4, 4), torch.zeros(36, 16, 16), torch.zeros(8), None, "one bias"),
-        (torch.zeros(1, 16, 4, 4).double(), torch.zeros(36, 16, 16), torch.zeros(16), None, "float32"),
-        (
-            torch.zeros(1, 16, 4, 4),
-            torch.zeros(36, 16, 16),
-            torch.zeros(16),
-            torch.zeros(1, 16, 4, 3),
-            "shape of the",
-        ),
+        (zeros(1, 16, 4, 4), zeros(36, 32, 16), zeros(16), None, r"\(36, C, K\)"),
+        (zeros(1, 8, 4, 4), zeros(36, 8, 16), zeros(16), None, "sixteens"),
+        (zeros(1, 16, 4, 4), zeros(36, 16, 16), zeros(8), None, "one bias"),
+        (zeros(1, 16, 4, 4, dtype=torch.float64), zeros(36, 16, 16), zeros(16), None, "float32 or bfloat16"),
+        (zeros(1, 16, 4, 4), zeros(36, 16, 16, dtype=torch.bfloat16), zeros(16), None, "must be float32"),
+        (zeros(1, 16, 4, 4), zeros(36, 16, 16), zeros(16), zeros(1, 16, 4, 3), "shape of the"),
+        (zeros(1, 16, 4, 4, dtype=torch.bfloat16), zeros(36, 16, 16), zeros(16), zeros(1, 16, 4, 4), "type of the"),
     ],
 )
 def test_wrong_operands_of_winograd_s_convolution_are_refused(x, terms, bias, added, message):
@@ -334,10 +214,40 @@ def test_wrong_operands_of_winograd_s_convolution_are_refused(x, terms, bias, ad
 
 
 @compiled
+@pytest.mark.parametrize("weight", [zeros(16, 16, 5, 5), zeros(16, 16, 3), zeros(16, 16, 3, 3).double()])
+def test_winograd_s_weights_are_of_3x3_filters_in_float32(weight):
+    with pytest.raises(RuntimeError, match=r"\(K, C, 3, 3\) in float32"):
+        ops.winograd_weights(weight)
+
+
+@compiled
+@pytest.mark.parametrize(
+    "gradient, x, message",
+    [
+        (zeros(1, 16, 4, 4), zeros(1, 16, 4, 5), r"\(N, K, H, W\)"),
+        (zeros(2, 16, 4, 4), zeros(1, 16, 4, 4), r"\(N, K, H, W\)"),
+        (zeros(1, 16, 4, 4), zeros(1, 16, 4), r"\(N, C, H, W\)"),
+        (zeros(1, 16, 4, 4), zeros(1, 8, 4, 4), "sixteens"),
+        (zeros(1, 16, 4, 4), zeros(1, 16, 4, 4).bfloat16(), "one type"),
+        (zeros(1, 16, 4, 4).double(), zeros(1, 16, 4, 4).double(), "float32 or bfloat16"),
+    ],
+)
+def test_wrong_operands_of_winograd_s_gradient_are_refused(gradient, x, message):
+    with pytest.raises(RuntimeError, match=message):
+        ops.winograd_weight_gradient(gradient, x)
+
+
+@compiled
 def test_winograd_s_convolution_of_nothing_and_its_registration():
     terms, bias = torch.randn(36, 16, 32), torch.randn(32)
-    assert ops.winograd(torch.zeros(0, 16, 5, 5), terms, bias, None, True).shape == (0, 32, 5, 5)
-    assert ops.winograd(torch.zeros(2, 0, 5, 5), terms[:, :0], bias, None, False)[0, :, 1, 1].equal(bias)
-    assert ops.winograd(torch.zeros(2, 0, 5, 5), terms[:, :0, :0], bias[:0], None, True).shape == (2, 0, 5, 5)
+    assert ops.winograd(zeros(0, 16, 5, 5), terms, bias, None, True).shape == (0, 32, 5, 5)
+    assert ops.winograd(zeros(2, 0, 5, 5), terms[:, :0], bias, None, False)[0, :, 1, 1].equal(bias)
+    assert ops.winograd(zeros(2, 0, 5, 5), terms[:, :0, :0], bias[:0], None, True).shape == (2, 0, 5, 5)
+    assert ops.winograd_weights(zeros(16, 0, 3, 3)).shape == (36, 0, 16)
+    for shape in ((0, 16, 5, 5), (2, 16, 0, 5), (2, 0, 5, 5)):
+        gradient = ops.winograd_weight_gradient(torch.randn(shape[0], 32, *shape[2:]), torch.randn(shape))
+        assert gradient.shape == (32, shape[1], 3, 3) and not gradient.any()
     x, added = torch.randn(2, 16, 5, 5), torch.randn(2, 32, 5, 5)
     torch.library.opcheck(library.OPS.winograd, (x, terms, bias, added, True))
+    torch.library.opcheck(library.OPS.winograd_weights, (torch.randn(32, 16, 3, 3), True))
+    torch.library.opcheck(library.OPS.winograd_weight_gradient, (added, x))

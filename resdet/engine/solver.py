@@ -25,8 +25,13 @@ def lr_at(step: int, solver: SolverConfig, plateaus: int = 0) -> float:
     return lr
 
 
-def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.Optimizer:
-    """The optimizer of what is trained; normalisations and biases (one dimension) do not decay by default."""
+def build_optimizer(model: nn.Module, solver: SolverConfig, fused: bool = True) -> optim.Optimizer:
+    """The optimizer of what is trained; normalisations and biases (one dimension) do not decay by default.
+
+    Args:
+        fused: torch's one pass over memory. Not where a scaler may skip the first step: the momentum of torch's
+            fused SGD would start from whatever is in memory.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if solver.decay_all or parameter.ndim > 1]
     exempt = [parameter for parameter in trained if not (solver.decay_all or parameter.ndim > 1)]
@@ -36,8 +41,8 @@ def build_optimizer(model: nn.Module, solver: SolverConfig) -> optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if solver.optimizer == "adamw":
-        return optim.AdamW(groups, lr=solver.lr)
-    return optim.SGD(groups, lr=solver.lr, momentum=solver.momentum)
+        return optim.AdamW(groups, lr=solver.lr, fused=fused)
+    return optim.SGD(groups, lr=solver.lr, momentum=solver.momentum, fused=fused)
 
 
 def restore_optimizer(optimizer: optim.Optimizer, saved: dict[str, Any]) -> None:

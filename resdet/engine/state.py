@@ -83,8 +83,8 @@ class TrainState:
         model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.solver, self.classes, self.progress = model, solver, classes, Progress()
         self.saved = 0  # step of the last checkpoint
-        self.optimizer = build_optimizer(model, solver)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+        self.optimizer = build_optimizer(model, solver, fused=not self.scaler.is_enabled())
         decay = get_ema_multi_avg_fn(solver.ema)
         self.average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True) if solver.ema else None
 

@@ -290,19 +290,6 @@ def affine_gradient(
     return result.to(gradient.dtype), g if with_added else gradient.new_empty(0)
 
 
-def conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """A convolution with padding in bfloat16, on a processor's tile unit; only where `has_tiles`.
-
-    Args:
-        x: (N, C, H, W) bfloat16
-        weight: (K, C, k, k) float32; k is 1 or 3, C and K are multiples of 16
-
-    Returns:
-        (N, K, ⌈H/stride⌉, ⌈W/stride⌉) bfloat16; the weight's gradient is float32
-    """
-    return library.OPS.conv2d(x, weight, stride)
-
-
 def winograd(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
     """ReLU(conv3×3(x) + bias + added) at stride 1 with padding, with a quarter of the multiplications; on a CPU.
 
@@ -343,11 +330,6 @@ def winograd_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
         (K, C, 3, 3) float32
     """
     return library.OPS.winograd_weight_gradient(gradient, x)
-
-
-def has_tiles() -> bool:
-    """Whether `conv2d` can run: the operators are compiled, and the processor has a tile unit (AMX)."""
-    return library.HAS_TILES
 
 
 def has_native_kernel(x: Tensor) -> bool:

@@ -40,7 +40,6 @@ def _load() -> set[str]:
 
 
 DEVICES = _load()
-HAS_TILES: bool = "cpu" in DEVICES and OPS.has_tiles()
 
 
 @cache
@@ -117,19 +116,6 @@ def _affine_gradient_fake(gradient: Tensor, *rest: Any) -> tuple[Tensor, Tensor]
     return _empty(gradient, gradient.shape), added
 
 
-def _conv2d_fake(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    height, width = (_pooled(side, stride) for side in x.shape[2:])
-    return _empty(x, (x.shape[0], weight.shape[0], height, width))
-
-
-def _conv2d_input_gradient_fake(gradient: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
-    return _empty(gradient, (gradient.shape[0], weight.shape[1], height, width))
-
-
-def _conv2d_weight_gradient_fake(gradient: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
-    return _empty(x, (gradient.shape[1], x.shape[1], kernel, kernel), torch.float32)
-
-
 def _winograd_fake(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
     return _empty(x, (x.shape[0], weights.shape[2], *x.shape[2:]))
 
@@ -190,21 +176,6 @@ def _pool_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None
     return OPS.roi_pool_backward(gradient, cells, rois, image_index, ctx.shape, *ctx.rest), *[None] * 5
 
 
-def _save_for_conv2d(ctx: Any, inputs: Any, output: Any) -> None:
-    x, weight, ctx.stride = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _conv2d_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    for_x = for_weight = None
-    if ctx.needs_input_grad[0]:
-        for_x = OPS.conv2d_input_gradient(gradient, weight, *x.shape[2:], ctx.stride)
-    if ctx.needs_input_grad[1]:
-        for_weight = OPS.conv2d_weight_gradient(gradient, x, weight.shape[2], ctx.stride)
-    return for_x, for_weight, None
-
-
 def _refuse(ctx: Any, *gradients: Tensor) -> None:
     raise RuntimeError("This operator has no second derivative.")
 
@@ -218,9 +189,6 @@ def _register() -> None:
     library.register_fake("resdet::channel_sums", _channel_sums_fake)
     library.register_fake("resdet::affine", _affine_fake)
     library.register_fake("resdet::affine_gradient", _affine_gradient_fake)
-    library.register_fake("resdet::conv2d", _conv2d_fake)
-    library.register_fake("resdet::conv2d_input_gradient", _conv2d_input_gradient_fake)
-    library.register_fake("resdet::conv2d_weight_gradient", _conv2d_weight_gradient_fake)
     library.register_fake("resdet::winograd", _winograd_fake)
     library.register_fake("resdet::winograd_weights", _winograd_weights_fake)
     library.register_fake("resdet::winograd_weight_gradient", _winograd_weight_gradient_fake)
@@ -230,10 +198,9 @@ def _register() -> None:
     library.register_fake("resdet::max_pool", _max_pool_fake)
     library.register_fake("resdet::look_up", _look_up_fake)
     library.register_fake("resdet::nms", _nms_fake)
-    library.register_autograd("resdet::conv2d", _conv2d_gradient, setup_context=_save_for_conv2d)
     library.register_autograd("resdet::roi_align", _align_gradient, setup_context=_save_for_align)
     library.register_autograd("resdet::roi_pool", _pool_gradient, setup_context=_save_for_pool)
-    for name in ("roi_align_backward", "roi_pool_backward", "conv2d_input_gradient", "conv2d_weight_gradient"):
+    for name in ("roi_align_backward", "roi_pool_backward"):
         library.register_autograd(f"resdet::{name}", _refuse)
     # No autocast rule: every operator takes features of any type beside regions of full precision.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -153,6 +154,28 @@ def test_a_restored_optimizer_has_the_saved_momenta_and_the_present_settings() -
     network.bias.grad = torch.full_like(network.bias, 1.0)
     optimizer.step()
     assert network.bias.item() == pytest.approx(bias - 0.25 * (0.75 * 4 + 1))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_fused_steps_are_the_plain_ones_and_take_over_their_momenta(name: Literal["sgd", "adamw"]) -> None:
+    """As where an earlier version, or float16, has trained so far."""
+    solver = SolverConfig(lr=0.1, momentum=0.5, weight_decay=0.1, optimizer=name)
+    networks = [nn.Linear(4, 3) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    plain, fused = (
+        build_optimizer(network, solver, fused=is_fused)
+        for network, is_fused in zip(networks, (False, True), strict=True)
+    )
+    for step in range(6):
+        for a, b in zip(*(network.parameters() for network in networks), strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        plain.step()
+        fused.step()
+        for a, b in zip(*(network.parameters() for network in networks), strict=True):
+            torch.testing.assert_close(a, b)
+        if step == 2:
+            restore_optimizer(fused, plain.state_dict())
 
 
 def test_an_optimizer_of_other_groups_is_not_restored() -> None:

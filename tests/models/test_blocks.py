@@ -1,74 +1,101 @@
 """resdet.models.layers.conv against F.conv2d, and the shortcuts of resdet.models.layers.blocks."""
 
-from unittest import mock
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resdet.models.layers import conv as layers
 from resdet.models.layers.blocks import BasicBlock, Bottleneck, PaddedIdentity, Projection, make_shortcut
 from resdet.models.layers.conv import Conv2d
 from resdet.models.layers.norm import FrozenBatchNorm2d
 from resdet.ops import library
 
 
-def taken(conv, x):
-    """Whether `conv` lays the maps of `x` side by side."""
-    with mock.patch.object(conv, "_side_by_side", wraps=conv._side_by_side) as spy:
-        conv(x)
-    return spy.called
+compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("size", [(7, 7), (14, 14), (4, 4), (5, 6), (6, 5), (1, 1), (1, 2)])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_maps_side_by_side_equal_conv2d_and_its_gradients(kernel, stride, size, channels_last):
-    conv = Conv2d(3, 5, kernel, stride).double()
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_maps_side_by_side_equal_conv2d_and_its_gradients(stride, size, channels_last):
+    conv = Conv2d(3, 5, 3, stride).double()
     x = torch.randn(17, 3, *size, dtype=torch.float64)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     x.requires_grad_()
-    assert taken(conv, x)
-
-    expected = F.conv2d(x, conv.weight, stride=stride, padding=kernel // 2)
-    result = conv(x)
+    expected = F.conv2d(x, conv.weight, stride=stride, padding=1)
+    result = conv._side_by_side(x)
     torch.testing.assert_close(result, expected)
     upstream = torch.randn_like(expected)
     gradients = torch.autograd.grad(result, (x, conv.weight), upstream)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, (x, conv.weight), upstream))
 
 
-def test_maps_are_laid_side_by_side_only_where_it_saves_time():
-    conv = Conv2d(2, 2, 3)
-    assert taken(conv, torch.randn(16, 2, 14, 14))
-    assert not taken(conv, torch.randn(15, 2, 14, 14))  # few
-    assert not taken(conv, torch.randn(16, 2, 14, 15))  # large
-    assert not taken(conv, torch.randn(0, 2, 7, 7))
+@pytest.fixture
+def offered(monkeypatch):
+    """`offered(conv, x, dtype)`: the ways between which a training chooses; nothing if it has no choice."""
+    asked = []
+    monkeypatch.setattr(layers, "fastest", lambda layer, ways: asked.append([*ways]) or next(iter(ways)))
+
+    def ways(conv, x, dtype=torch.bfloat16):
+        asked.clear()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            conv(x)
+        return asked[0] if asked else []
+
+    return ways
+
+
+@compiled
+def test_a_training_in_bfloat16_chooses_between_the_ways_that_fit(offered):
+    small, wide, large = torch.randn(16, 64, 14, 14), torch.randn(2, 64, 8, 8), torch.randn(16, 64, 14, 15)
+    assert offered(Conv2d(64, 64, 3), small) == ["side by side", "direct", "Winograd"]
+    assert offered(Conv2d(64, 64, 3, 2), small) == ["side by side", "direct"]
+    assert offered(Conv2d(64, 72, 3), small) == ["side by side", "direct"]  # not in sixteens
+    assert offered(Conv2d(64, 48, 3), small) == ["side by side", "direct"]  # few channels
+    for x in (wide, large, small[:15]):
+        assert offered(Conv2d(64, 64, 3), x) == ["direct", "Winograd"]
+    assert offered(Conv2d(64, 64, 3, 2), wide) == ["direct"]
+    for conv in (Conv2d(64, 64, 1), Conv2d(64, 64, 7), Conv2d(64, 64, 3, groups=2), Conv2d(64, 64, 3, dilation=2)):
+        assert not offered(conv, small)
+    assert not offered(Conv2d(64, 64, 3), small, torch.float32) and not offered(
+        Conv2d(64, 64, 3), small, torch.float16
+    )
     with torch.no_grad():
-        assert not taken(conv, torch.randn(16, 2, 14, 14))
-    conv.weight.requires_grad_(False)
-    assert not taken(conv, torch.randn(16, 2, 14, 14))
+        assert not offered(Conv2d(64, 64, 3), small)
+    assert not offered(Conv2d(64, 64, 3).requires_grad_(False), small)
 
 
-def test_a_detector_s_conv5_takes_that_way_and_gives_the_same():
-    block = Bottleneck(16, 8, stride=2, stride_in_1x1=False, norm=FrozenBatchNorm2d).double()
-    x = torch.randn(20, 16, 7, 7, dtype=torch.float64)
-    assert taken(block.conv2, torch.randn(20, 8, 7, 7, dtype=torch.float64))
-    together = block(x)
-    torch.testing.assert_close(together, torch.cat([block(part) for part in x.split(5)]))
-
-
-def test_autocast_keeps_its_type_on_that_way():
-    conv = Conv2d(4, 4, 3)
-    x = torch.randn(16, 4, 7, 7)
+@compiled
+@pytest.mark.parametrize("way", ["side by side", "direct", "Winograd"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_all_ways_give_the_same(bias, dtype, way, monkeypatch):
+    conv, x = Conv2d(64, 80, 3, bias=bias), torch.randn(16, 64, 7, 7)
+    exact = [t.detach().double().requires_grad_() for t in (x, conv.weight)]
+    expected = F.conv2d(*exact, conv.bias.double() if bias else None, padding=1)
+    upstream = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, exact, upstream)
+    x = x.to(dtype).requires_grad_()
+    monkeypatch.setattr(layers, "fastest", lambda layer, ways: way)
     with torch.autocast("cpu", torch.bfloat16):
-        y = conv(x)
-    assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), conv(x), rtol=2e-2, atol=2e-2)
+        result = conv(x)
+    assert result.dtype == torch.bfloat16
+    for found, true in zip(
+        (result, *torch.autograd.grad(result, (x, conv.weight), upstream.bfloat16())),
+        (expected, *wanted),
+        strict=True,
+    ):
+        assert (found.double() - true).abs().mean() < 1e-2 * true.abs().mean()
 
 
-compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
+def test_measuring_leaves_no_gradient_and_draws_no_number(monkeypatch):
+    conv, x = Conv2d(16, 16, 3), torch.randn(16, 16, 7, 7, requires_grad=True)
+    state = torch.get_rng_state()
+    monkeypatch.setattr(layers, "fastest", lambda layer, ways: [way() for way in ways.values()] and "direct")
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(x)
+    assert x.grad is None and conv.weight.grad is None and torch.equal(state, torch.get_rng_state())
 
 
 def by_winograd(conv, x):
@@ -94,7 +121,7 @@ def test_winograd_s_convolution_and_its_gradients_equal_conv2d(shape, channels_l
 
 
 @compiled
-def test_winograd_s_algorithm_is_taken_only_where_it_saves_time():
+def test_in_float32_wide_3x3_convolutions_are_winograd_s_by_rule():
     x = torch.randn(2, 64, 8, 8)
     assert by_winograd(Conv2d(64, 64, 3), x)
     assert not by_winograd(Conv2d(64, 48, 3), x)  # few channels
@@ -102,8 +129,6 @@ def test_winograd_s_algorithm_is_taken_only_where_it_saves_time():
     assert not by_winograd(Conv2d(64, 64, 3, 2), x)
     assert not by_winograd(Conv2d(64, 64, 1), x)
     assert not by_winograd(Conv2d(64, 64, 3).double(), x.double())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not by_winograd(Conv2d(64, 64, 3), x)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,17 +12,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resdet import ops
+from resdet.ops.fastest import cells_class, fastest
 
 # With fewer channels, Winograd's transforms take as long as the multiplications that they save.
 WINOGRAD_CHANNELS = 64
+
+Ways = dict[str, Callable[[Tensor], Tensor]]  # of computing a convolution; by rule the first
 
 
 class Conv2d(nn.Conv2d):
     """A convolution that keeps the size at stride 1, and that trains fast on a CPU.
 
-    Where the processor has a tile unit, bfloat16 training runs our own operator; in float32, wide 3×3 convolutions
-    are Winograd's. Elsewhere the gradient of the weights over hundreds of small maps (a detector's pooled regions)
-    would take most of a step: there the maps are laid side by side as one wide map, for the same sums.
+    In float32, wide 3×3 convolutions are Winograd's. In bfloat16 the fastest of several ways is taken: torch's
+    convolution; Winograd's, on processors whose bfloat16 is not much faster than their float32; and, for hundreds of
+    small maps (a detector's pooled regions), torch's over all of them laid side by side as one wide map, since their
+    gradient of the weights would take most of a step.
 
     Args:
         inputs, outputs: channels
@@ -51,32 +57,44 @@ class Conv2d(nn.Conv2d):
         simple = self.dilation == (1, 1) and self.groups == 1
         if x.device.type != "cpu" or not (trains and simple) or torch.compiler.is_compiling():
             return super().forward(x)
-        if self._tiles():
-            return self._biased(ops.conv2d(x.bfloat16(), self.weight, self.stride[0]))
-        if self._winograd(x):
-            return self._biased(_Winograd.apply(x, self.weight))
-        return self._side_by_side(x) if _small(x) else super().forward(x)
+        if self.kernel_size != (3, 3) or self.weight.dtype != torch.float32:
+            return super().forward(x)
+        winograd = (
+            self.stride == (1, 1)
+            and winograd_pays(self.in_channels, self.out_channels)
+            and ops.has_native_kernel(x)
+        )
+        if not torch.is_autocast_enabled("cpu"):
+            return self._by_winograd(x) if winograd and x.dtype == torch.float32 else super().forward(x)
+        if torch.get_autocast_dtype("cpu") != torch.bfloat16:
+            return super().forward(x)
+        ways: Ways = {"side by side": self._side_by_side} if _small(x) else {}
+        ways["direct"] = super().forward
+        if winograd:
+            ways["Winograd"] = self._by_winograd
+        return ways[self._fastest(x, ways)](x)
 
-    def _biased(self, y: Tensor) -> Tensor:
+    def _fastest(self, x: Tensor, ways: Ways) -> str:
+        """The one whose result and gradients take the least time."""
+        where = "small maps, " * _small(x) + cells_class(len(x) * x.shape[2] * x.shape[3])
+        layer = f"training, bf16, 3×3, {self.in_channels} → {self.out_channels}, stride {self.stride[0]}, {where}"
+        return fastest(layer, {name: partial(self._try, way, x.detach()) for name, way in ways.items()})
+
+    def _try(self, way: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        x.requires_grad_()
+        y = way(x)
+        torch.autograd.grad(y, (x, self.weight), torch.ones_like(y))
+
+    def _by_winograd(self, x: Tensor) -> Tensor:
+        x = x.bfloat16() if torch.is_autocast_enabled("cpu") else x
+        y = _Winograd.apply(x, self.weight)
         # In one number type: torch adds float32 to bfloat16 over thirty times as slowly.
         return y if self.bias is None else y.add_(self.bias.to(y.dtype)[:, None, None])
 
-    def _tiles(self) -> bool:
-        channels = (self.in_channels, self.out_channels)
-        # Beyond 128 channels the weights outgrow a core's cache, and oneDNN, which cuts them up, is faster.
-        fits = self.kernel_size[0] in (1, 3) and all(c % 16 == 0 and c <= 128 for c in channels)
-        bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        return fits and bf16 and ops.has_tiles() and self.weight.dtype == torch.float32
-
-    def _winograd(self, x: Tensor) -> bool:
-        fits = self.kernel_size == (3, 3) and self.stride == (1, 1)
-        exact = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return fits and exact and winograd_pays(self.in_channels, self.out_channels) and ops.has_native_kernel(x)
-
     def _side_by_side(self, x: Tensor) -> Tensor:
         count, _, _, width = x.shape
-        stride, gap = self.stride[0], self.kernel_size[0] // 2
-        gap += -(width + gap) % stride  # each map starts where the stride reads
+        stride = self.stride[0]
+        gap = 1 + -(width + 1) % stride  # each map starts where the stride reads
         y = super().forward(_laid(x, gap)).permute(0, 2, 3, 1)  # (1, H', N·(W + gap)', outputs)
         y = y.reshape(y.shape[1], count, -1, y.shape[3])[:, :, : -(-width // stride)]  # (H', N, W', outputs)
         return y.permute(1, 3, 0, 2).contiguous(memory_format=torch.channels_last)

@@ -21,9 +21,6 @@ STABLE_TORCH_LIBRARY(resdet, m) {
   m.def(
       "affine_gradient(Tensor gradient, Tensor? output, Tensor? x, Tensor scale, Tensor? slope, Tensor? offset, "
       "bool with_added) -> (Tensor, Tensor)");
-  m.def("conv2d(Tensor x, Tensor weight, int stride) -> Tensor");
-  m.def("conv2d_input_gradient(Tensor gradient, Tensor weight, int height, int width, int stride) -> Tensor");
-  m.def("conv2d_weight_gradient(Tensor gradient, Tensor x, int kernel, int stride) -> Tensor");
   m.def("winograd(Tensor x, Tensor weights, Tensor bias, Tensor? added, bool relu) -> Tensor");
   m.def("winograd_weights(Tensor weight, bool turned) -> Tensor");
   m.def("winograd_weight_gradient(Tensor gradient, Tensor x) -> Tensor");
@@ -36,6 +33,5 @@ STABLE_TORCH_LIBRARY(resdet, m) {
   m.def("max_pool(Tensor x) -> Tensor");
   m.def("look_up(Tensor images, Tensor table, Tensor sizes, int height, int width) -> Tensor");
   m.def("instruction_set() -> int");
-  m.def("has_tiles() -> bool");
   m.def("runs_on_gpu(int index) -> bool");
 }
