@@ -1,7 +1,7 @@
 """The fastest of several ways to compute a layer: measured once on a processor, and remembered.
 
-Which one it is depends on the processor, on torch, and on the number of threads. What was measured is kept in a file,
-so that the next process, or a training run that is resumed, computes as this one did.
+Which one it is depends on the processor, on torch, and on the number of threads. What was measured is kept in a
+file, so that the next process, or a training run that is resumed, computes as this one did.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ ROUNDS = 3
 def fastest(layer: str, ways: Mapping[str, Callable[[], object]]) -> str:
     """The name of the fastest of `ways` to compute `layer`.
 
-    The first is the rule. It is taken unless another one is faster by a tenth, and where nothing is measured: if
-    RESDET_MEASURE is 0, or if the file, $RESDET_HOME/fastest.json or resdet_fastest.json in torch's cache, cannot be
-    written.
+    The first is the rule. It is taken unless another one is faster by a tenth, and where nothing can be remembered:
+    if RESDET_MEASURE is 0, or if the `file` cannot be written.
 
     Args:
         layer: names the layer, its shape and its number type
@@ -52,7 +51,7 @@ def cells_class(count: int) -> str:
 
 
 def file() -> Path:
-    """Where measurements are kept."""
+    """Where measurements are kept: $RESDET_HOME/fastest.json, or resdet_fastest.json in torch's cache."""
     home = os.environ.get("RESDET_HOME")
     return Path(home, "fastest.json").expanduser() if home else Path(torch.hub.get_dir(), "resdet_fastest.json")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
 
@@ -175,7 +176,7 @@ def test_the_fused_steps_are_the_plain_ones_and_take_over_their_momenta(name: Li
         for a, b in zip(*(network.parameters() for network in networks), strict=True):
             torch.testing.assert_close(a, b)
         if step == 2:
-            restore_optimizer(fused, plain.state_dict())
+            restore_optimizer(fused, deepcopy(plain.state_dict()))
 
 
 def test_an_optimizer_of_other_groups_is_not_restored() -> None:

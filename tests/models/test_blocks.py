@@ -11,7 +11,6 @@ from resdet.models.layers.conv import Conv2d
 from resdet.models.layers.norm import FrozenBatchNorm2d
 from resdet.ops import library
 
-
 compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
 
 

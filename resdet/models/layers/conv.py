@@ -24,9 +24,9 @@ class Conv2d(nn.Conv2d):
     """A convolution that keeps the size at stride 1, and that trains fast on a CPU.
 
     In float32, wide 3×3 convolutions are Winograd's. In bfloat16 the fastest of several ways is taken: torch's
-    convolution; Winograd's, on processors whose bfloat16 is not much faster than their float32; and, for hundreds of
-    small maps (a detector's pooled regions), torch's over all of them laid side by side as one wide map, since their
-    gradient of the weights would take most of a step.
+    convolution; Winograd's, on processors whose bfloat16 is not much faster than their float32; and, for hundreds
+    of small maps (a detector's pooled regions), torch's over all of them laid side by side as one wide map, since
+    their gradient of the weights would take most of a step.
 
     Args:
         inputs, outputs: channels
