@@ -5,9 +5,8 @@
     python benchmarks/operators.py --regions 10 --channels 16 --boxes 400 --images 2 --rounds 1
 
 1000 regions on a map of 1024×50×84 cells (a 1344×800 image, stride 16), 7×7 bins, float32; 12,000 boxes for NMS;
-batch normalisation with shortcut and ReLU, and convolutions where the processor has a tile unit, in bfloat16 on the
-maps of ResNet-20 (128 images) and of a detector's conv5 (128 regions); Winograd's 3×3 convolution in
-float32, and the gradient of its weights.
+batch normalisation with shortcut and ReLU in bfloat16 on the maps of ResNet-20 (128 images) and of a detector's conv5
+(128 regions); Winograd's 3×3 convolution in float32, and the gradient of its weights.
 """
 
 from __future__ import annotations
@@ -119,31 +118,6 @@ def normalisation(images: int, channels: int, side: int, rounds: int) -> None:
     compare_gradients(f"{name} backward", ours, theirs, x, rounds)
 
 
-def convolution(images: int, channels: int, side: int, rounds: int) -> None:
-    """A 3×3 convolution as in training in bfloat16, and its two gradients."""
-    x, upstream = (t.to(memory_format=torch.channels_last) for t in maps(images, channels, side))
-    weight = torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last)
-    half, name = weight.bfloat16(), f"3×3, {channels}×{side}×{side}"
-    own, gradient = torch.ops.resdet, torch.ops.aten.convolution_backward
-
-    def theirs(which: list[bool]) -> object:
-        return gradient(upstream, x, half, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, which)
-
-    compare(name, lambda: own.conv2d(x, weight, 1), lambda: F.conv2d(x, half, padding=1), rounds)
-    compare(
-        f"{name}, input gradient",
-        lambda: own.conv2d_input_gradient(upstream, weight, side, side, 1),
-        lambda: theirs([True, False, False]),
-        rounds,
-    )
-    compare(
-        f"{name}, weight gradient",
-        lambda: own.conv2d_weight_gradient(upstream, x, 3, 1),
-        lambda: theirs([False, True, False]),
-        rounds,
-    )
-
-
 def winograd(images: int, channels: int, side: int, rounds: int) -> None:
     """A 3×3 convolution with ReLU in float32, and the gradient of its weights."""
     x, upstream = (t.float().to(memory_format=torch.channels_last) for t in maps(images, channels, side))
@@ -178,9 +152,7 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=1000)
     parser.add_argument("--channels", type=int, default=1024)
     parser.add_argument("--boxes", type=int, default=12_000, help="for NMS")
-    parser.add_argument(
-        "--images", type=int, default=128, help="or regions whose maps are normalised and convolved"
-    )
+    parser.add_argument("--images", type=int, default=128, help="or regions whose maps are normalised")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     keep_freed_memory()
@@ -191,8 +163,6 @@ def main() -> None:
     suppression(options.boxes, options.rounds)
     for channels, side in MAPS:
         normalisation(options.images, channels, side, options.rounds)
-        if ops.has_tiles():
-            convolution(options.images, channels, side, options.rounds)
     for images, channels, side in ((1, 64, 150), (1, 128, 75), (1, 256, 38), (options.images, 512, 7)):
         winograd(images, channels, side, options.rounds)
 
