@@ -5,8 +5,8 @@
     python benchmarks/operators.py --regions 10 --channels 16 --boxes 400 --images 2 --rounds 1
 
 1000 regions on a map of 1024×50×84 cells (a 1344×800 image, stride 16), 7×7 bins, float32; 12,000 boxes for NMS;
-batch normalisation with shortcut and ReLU in bfloat16 on the maps of ResNet-20 (128 images) and of a detector's conv5
-(128 regions); Winograd's 3×3 convolution in float32, and the gradient of its weights.
+batch normalisation with shortcut and ReLU in bfloat16 on the maps of ResNet-20 (128 images) and of a detector's
+conv5 (128 regions); Winograd's 3×3 convolution in float32, and the gradient of its weights.
 """
 
 from __future__ import annotations

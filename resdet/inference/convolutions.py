@@ -1,13 +1,14 @@
 """Convolutions and fully connected layers for inference: ReLU(conv(x) + bias + added) in one step.
 
-All of them have the same forward; `fused_conv2d` and `fused_linear` choose what is fastest on the device. Shapes: K
-outputs, C inputs, a kernel of k×k, R rows.
+All of them have the same forward; `fused_conv2d` and `fused_linear` choose what is fastest on the device, by rule,
+and in bfloat16 by measurement. Shapes: K outputs, C inputs, a kernel of k×k, R rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from resdet import ops
 from resdet.engine.runtime import Runtime
 from resdet.inference.int8 import Int8Conv2d, Int8Linear, Observed
 from resdet.models.layers.conv import winograd_pays
+from resdet.ops.fastest import cells_class, fastest
+
+Ways = dict[str, Callable[[], "FusedConv2d"]]
 
 
 def fused_conv2d(
@@ -47,19 +51,25 @@ def fused_conv2d(
         )
     outputs, inputs, kernel, _ = weight.shape
     exact = runtime.dtype == torch.float32
-    kind = FusedConv2d
+    kinds: list[type[FusedConv2d]] = [FusedConv2d]  # by rule the first
     if _packs(runtime):
-        kind = PackedConv2d
+        kinds = [PackedConv2d]
         if kernel == 1 and like.groups == 1:
             # oneDNN's matrix products are faster than its 1×1 convolutions, up to seven times where the outputs are
             # many, but add in a second pass over memory, which often costs more.
-            kind = MatrixConv2d if not joined or (exact and outputs >= 1024) else PackedConv2d
-        native = exact and ops.has_native_kernel(weight.new_empty(0, device=runtime.device))
+            multiplies = not joined or (exact and outputs >= 1024)
+            kinds = [MatrixConv2d, PackedConv2d] if multiplies else [PackedConv2d, MatrixConv2d]
         simple = like.stride == like.dilation == (1, 1) and like.groups == 1
+        native = ops.has_native_kernel(weight.new_empty(0, dtype=torch.float32, device=runtime.device))
         if simple and kernel == 3 and native and winograd_pays(inputs, outputs):
-            kind = WinogradConv2d
-    weight = weight.detach().to(runtime.device, runtime.dtype, memory_format=torch.channels_last)
-    return kind(like, weight, None if bias is None else bias.detach().to(runtime.device, runtime.dtype))
+            kinds = [WinogradConv2d] if exact else [PackedConv2d, WinogradConv2d]
+    weight = weight.detach().to(runtime.device, memory_format=torch.channels_last)
+    bias = None if bias is None else bias.detach().to(runtime.device)
+    made: Ways = {kind.__name__: partial(kind, like, weight, bias, runtime.dtype) for kind in kinds}
+    if exact or len(made) == 1:  # float32 is the same on all processors
+        return made[kinds[0].__name__]()
+    shape = f"{kernel}×{kernel}, {inputs} → {outputs}, stride {like.stride[0]}{', joined' if joined else ''}"
+    return FastestConv2d(f"detection, bf16, {shape}", made)
 
 
 def _packs(runtime: Runtime) -> bool:
@@ -74,16 +84,16 @@ def _packs(runtime: Runtime) -> bool:
 class FusedConv2d(nn.Module):
     """By torch's own convolution, on any device."""
 
-    def __init__(self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.stride, self.padding = list(like.stride), [side for side in like.padding if isinstance(side, int)]
         self.dilation, self.groups = list(like.dilation), like.groups
-        self.dtype, self.bias = weight.dtype, bias
+        self.dtype, self.bias = dtype, None if bias is None else bias.to(dtype)
         self.weight = self.pack(weight)
 
     def pack(self, weight: Tensor) -> Tensor:
         """(K, C, k, k) → the weights as `forward` wants them"""
-        return weight
+        return weight.to(self.dtype)
 
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """(N, C, H, W), and (N, K, ⌈H/stride⌉, ⌈W/stride⌉) to add, which is lost → ReLU(conv(x) + bias + added)"""
@@ -100,7 +110,7 @@ class PackedConv2d(FusedConv2d):
     def pack(self, weight: Tensor) -> Tensor:
         """As in FusedConv2d."""
         return torch.ops.mkldnn._reorder_convolution_weight(
-            weight, self.padding, self.stride, self.dilation, self.groups
+            weight.to(self.dtype), self.padding, self.stride, self.dilation, self.groups
         )
 
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -118,7 +128,7 @@ class MatrixConv2d(FusedConv2d):
 
     def pack(self, weight: Tensor) -> Tensor:
         """As in FusedConv2d."""
-        return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1))
+        return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1).to(self.dtype))
 
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """As in FusedConv2d."""
@@ -134,18 +144,49 @@ class MatrixConv2d(FusedConv2d):
 
 
 class WinogradConv2d(FusedConv2d):
-    """3×3 at stride 1 in float32, by Winograd's algorithm."""
+    """3×3 at stride 1 by Winograd's algorithm, in float32 also where maps are bfloat16."""
 
     def pack(self, weight: Tensor) -> Tensor:
         """As in FusedConv2d."""
-        if self.bias is None:
-            self.bias = weight.new_zeros(len(weight))
-        return ops.winograd_weights(weight)
+        self.bias = weight.new_zeros(len(weight)) if self.bias is None else self.bias.float()
+        return ops.winograd_weights(weight.float()).contiguous()
 
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """As in FusedConv2d."""
         assert self.bias is not None
         return ops.winograd(x.to(self.dtype), self.weight, self.bias, added, relu)
+
+
+class FastestConv2d(nn.Module):
+    """The fastest of several of the classes above, which is found when the first maps come.
+
+    Args:
+        layer: names the layer and its shape
+        made: the name of a class → makes the layer; by rule the first
+    """
+
+    def __init__(self, layer: str, made: Ways) -> None:
+        super().__init__()
+        self.layer, self.made = layer, made
+        self.chosen: FusedConv2d | None = None
+
+    def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
+        """As in FusedConv2d."""
+        if self.chosen is None:
+            self.chosen = self._choose(x, added, relu)
+            self.made = {}  # and the weights with them
+        return self.chosen(x, added, relu)
+
+    def _choose(self, x: Tensor, added: Tensor | None, relu: bool) -> FusedConv2d:
+        layers = {name: cache(make) for name, make in self.made.items()}
+        lost = None if added is None else added.clone()
+        layer = f"{self.layer}, {cells_class(len(x) * x.shape[2] * x.shape[3])}"
+        ways = {name: partial(_run, make, x, lost, relu) for name, make in layers.items()}
+        return layers[fastest(layer, ways)]()
+
+
+def _run(make: Callable[[], FusedConv2d], *arguments: Any) -> Tensor:
+    return make()(*arguments)
 
 
 def fused_linear(like: nn.Linear, weight: Tensor, runtime: Runtime, chained: bool = False) -> Any:
