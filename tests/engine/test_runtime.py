@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from resdet import cli as command_line
-from resdet.engine import runtime
+from resdet.engine import device, runtime
+from resdet.engine.device import choose_dtype
 from resdet.engine.runtime import Runtime, keep_freed_memory, process_group, start
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -61,6 +62,23 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         ("GPU:1", 2, 1, 0, "cuda:1"),
     ],
 )
+@pytest.mark.parametrize("faster", ["bf16", "fp32"])
+@pytest.mark.parametrize("has", [False, True])
+def test_auto_is_bfloat16_on_a_cpu_that_has_it_and_multiplies_faster_in_it(
+    has: bool, faster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+
+    def fastest(layer: str, ways: dict[str, Callable[[], torch.Tensor]]) -> str:
+        assert {name: way().dtype for name, way in ways.items()} == {"bf16": torch.bfloat16, "fp32": torch.float32}
+        assert next(iter(ways)) == "bf16"
+        return faster
+
+    monkeypatch.setattr(device, "fastest", fastest)
+    wanted = torch.bfloat16 if has and faster == "bf16" else torch.float32
+    assert choose_dtype("auto", torch.device("cpu")) == wanted
+
+
 def test_each_process_has_its_device(
     name: Any, gpus: int, processes: int, local_rank: int, expected: str, machine: Callable[..., None]
 ) -> None:

@@ -135,3 +135,55 @@ def test_a_fused_convolution_is_its_steps_one_after_the_other(outputs, kernel, s
     with torch.no_grad():
         result = fused(x.contiguous(memory_format=torch.channels_last), added, relu)
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+BF16 = replace(ALONE, dtype=torch.bfloat16)
+
+
+def choosing(name, monkeypatch):
+    """Every measurement calls each way twice, and finds that `name` is the fastest; returns the ways by layer."""
+    asked = {}
+
+    def fastest(layer, ways):
+        asked[layer] = [*ways]
+        for way in (*ways.values(), *ways.values()):
+            way()
+        return name
+
+    monkeypatch.setattr(convolutions, "fastest", fastest)
+    return asked
+
+
+@pytest.mark.skipif(not convolutions._packs(BF16), reason="no bfloat16 here")
+@pytest.mark.parametrize("name", ["PackedConv2d", "MatrixConv2d", "WinogradConv2d"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_bfloat16_takes_the_fastest_and_loses_nothing_by_measuring(bias, joined, relu, name, monkeypatch):
+    kernel = 1 if name == "MatrixConv2d" else 3
+    if kernel == 3 and not ops.has_native_kernel(torch.zeros(1)):
+        pytest.skip("Winograd's operator was not compiled here")
+    asked = choosing(name, monkeypatch)
+    conv = Conv2d(64, 80, kernel, bias=bias).requires_grad_(False)
+    x, added = torch.randn(2, 64, 9, 8).bfloat16(), torch.randn(2, 80, 9, 8).bfloat16()
+    x, added = (t.to(memory_format=torch.channels_last) for t in (x, added))
+    expected = F.conv2d(x.float(), conv.weight, conv.bias, padding=kernel // 2)
+    expected = expected + added.float() if joined else expected
+    expected = expected.relu() if relu else expected
+    fused = fused_conv2d(conv, conv.weight, conv.bias, BF16, joined=joined)
+    for _ in range(2):
+        result = fused(x, added.clone() if joined else None, relu)
+        assert result.dtype == torch.bfloat16
+        torch.testing.assert_close(result.float(), expected, rtol=2e-2, atol=4e-2)
+    assert type(fused.chosen).__name__ == name and len(asked) == 1 and not fused.made
+    (layer,), (names,) = asked, asked.values()
+    assert f"bf16, {kernel}×{kernel}, 64 → 80, stride 1" in layer and ("joined" in layer) == joined
+    assert set(names) == {"PackedConv2d", "MatrixConv2d" if kernel == 1 else "WinogradConv2d"}
+
+
+@pytest.mark.skipif(not convolutions._packs(BF16), reason="no bfloat16 here")
+def test_bfloat16_has_no_choice_where_there_is_one_way(monkeypatch):
+    monkeypatch.setattr(convolutions, "fastest", None)
+    for conv in (Conv2d(3, 64, 7, 2), Conv2d(64, 64, 3, 2), Conv2d(64, 48, 3), Conv2d(64, 64, 3, groups=2)):
+        fused = fused_conv2d(conv, conv.weight, None, BF16)
+        assert type(fused) is PackedConv2d and fused(torch.randn(1, conv.in_channels, 9, 9)).dtype == torch.bfloat16
