@@ -62,23 +62,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         ("GPU:1", 2, 1, 0, "cuda:1"),
     ],
 )
-@pytest.mark.parametrize("faster", ["bf16", "fp32"])
-@pytest.mark.parametrize("has", [False, True])
-def test_auto_is_bfloat16_on_a_cpu_that_has_it_and_multiplies_faster_in_it(
-    has: bool, faster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
-
-    def fastest(layer: str, ways: dict[str, Callable[[], torch.Tensor]]) -> str:
-        assert {name: way().dtype for name, way in ways.items()} == {"bf16": torch.bfloat16, "fp32": torch.float32}
-        assert next(iter(ways)) == "bf16"
-        return faster
-
-    monkeypatch.setattr(device, "fastest", fastest)
-    wanted = torch.bfloat16 if has and faster == "bf16" else torch.float32
-    assert choose_dtype("auto", torch.device("cpu")) == wanted
-
-
 def test_each_process_has_its_device(
     name: Any, gpus: int, processes: int, local_rank: int, expected: str, machine: Callable[..., None]
 ) -> None:
@@ -114,6 +97,23 @@ def test_a_device_that_cannot_be_used_is_refused(
     machine(gpus, processes)
     with refuses(name, *words):
         start(name, "fp32")
+
+
+@pytest.mark.parametrize("faster", ["bf16", "fp32"])
+@pytest.mark.parametrize("has", [False, True])
+def test_auto_is_bfloat16_on_a_cpu_that_has_it_and_multiplies_faster_in_it(
+    has: bool, faster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+
+    def fastest(layer: str, ways: dict[str, Callable[[], torch.Tensor]]) -> str:
+        assert {name: way().dtype for name, way in ways.items()} == {"bf16": torch.bfloat16, "fp32": torch.float32}
+        assert next(iter(ways)) == "bf16"
+        return faster
+
+    monkeypatch.setattr(device, "fastest", fastest)
+    wanted = torch.bfloat16 if has and faster == "bf16" else torch.float32
+    assert choose_dtype("auto", torch.device("cpu")) == wanted
 
 
 @pytest.mark.parametrize(
