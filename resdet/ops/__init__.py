@@ -290,6 +290,52 @@ def affine_gradient(
     return result.to(gradient.dtype), g if with_added else gradient.new_empty(0)
 
 
+def batch_norm(
+    x: Tensor,
+    added: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    pivot: Tensor,
+    eps: float,
+    far: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Batch normalisation with the batch's own statistics, shortcut and ReLU; needs `has_native_kernel`.
+
+    The sums are taken around `pivot`. Where it is so far off that the variance would be a small difference of large
+    numbers, they are taken again around the mean just found.
+
+    Args:
+        x: (N, C, H, W)
+        added: (N, C, H, W), of the same type, or nothing
+        gamma, beta: (C,)
+        pivot: (C,), a guess of the mean
+        eps: added to the variance
+        far: (mean − pivot)² over the variance beyond which the pivot is too far off
+        relu: rectify
+
+    Returns:
+        (N, C, H, W), and (4, C): mean, biased variance, 1 / √(variance + ε) and γ / √(variance + ε). No gradient
+        flows through them.
+    """
+    return library.OPS.batch_norm(x, added, gamma, beta, pivot, eps, far, relu)
+
+
+def batch_norm_gradient(
+    gradient: Tensor, output: Tensor | None, x: Tensor, statistics: Tensor, with_added: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `batch_norm`: of x, of `added`, which is empty unless it is wanted, and (2, C), of γ and β.
+
+    Args:
+        gradient: (N, C, H, W) of the output
+        output: (N, C, H, W) if it was rectified
+        x: (N, C, H, W)
+        statistics: (4, C) of `batch_norm`
+        with_added: the second gradient is wanted
+    """
+    return library.OPS.batch_norm_gradient(gradient, output, x, statistics, with_added)
+
+
 def winograd(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
     """ReLU(conv3×3(x) + bias + added) at stride 1 with padding, with a quarter of the multiplications; on a CPU.
 

@@ -67,6 +67,11 @@ def _empty(like: Tensor, shape: Any, dtype: torch.dtype | None = None) -> Tensor
     return like.new_empty(shape, dtype=dtype).to(memory_format=torch.channels_last)
 
 
+def _sums(x: Tensor) -> torch.dtype:
+    """The type of sums of x's numbers."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _roi_align_fake(
     maps: Sequence[Tensor],
     rois: Tensor,
@@ -104,7 +109,7 @@ def _roi_pool_backward_fake(
 
 
 def _channel_sums_fake(gradient: Tensor | None, output: Tensor | None, x: Tensor, pivot: Tensor) -> Tensor:
-    return x.new_empty((2, x.shape[1]), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return x.new_empty((2, x.shape[1]), dtype=_sums(x))
 
 
 def _affine_fake(x: Tensor, *rest: Any) -> Tensor:
@@ -114,6 +119,17 @@ def _affine_fake(x: Tensor, *rest: Any) -> Tensor:
 def _affine_gradient_fake(gradient: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     added = _empty(gradient, gradient.shape) if rest[-1] else gradient.new_empty(0)
     return _empty(gradient, gradient.shape), added
+
+
+def _batch_norm_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _empty(x, x.shape), x.new_empty((4, x.shape[1]), dtype=_sums(x))
+
+
+def _batch_norm_gradient_fake(
+    gradient: Tensor, output: Tensor | None, x: Tensor, statistics: Tensor, with_added: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    added = _empty(x, x.shape) if with_added else x.new_empty(0)
+    return _empty(x, x.shape), added, x.new_empty((2, x.shape[1]), dtype=_sums(x))
 
 
 def _winograd_fake(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
@@ -137,7 +153,7 @@ def _roi_align_quantized_fake(maps: Any, zeros: Any, factors: Any, offset: Tenso
 
 
 def _cell_means_fake(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[:2], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return x.new_empty(x.shape[:2], dtype=_sums(x))
 
 
 def _max_pool_fake(x: Tensor) -> Tensor:
@@ -189,6 +205,8 @@ def _register() -> None:
     library.register_fake("resdet::channel_sums", _channel_sums_fake)
     library.register_fake("resdet::affine", _affine_fake)
     library.register_fake("resdet::affine_gradient", _affine_gradient_fake)
+    library.register_fake("resdet::batch_norm", _batch_norm_fake)
+    library.register_fake("resdet::batch_norm_gradient", _batch_norm_gradient_fake)
     library.register_fake("resdet::winograd", _winograd_fake)
     library.register_fake("resdet::winograd_weights", _winograd_weights_fake)
     library.register_fake("resdet::winograd_weight_gradient", _winograd_weight_gradient_fake)

@@ -62,26 +62,30 @@ class BatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         if not self.training and not torch.is_grad_enabled():
             return _frozen(self, x, added, relu)
-        joint = self.synchronized and _several_processes()
-        if not (self.training and (joint or (_fuses(x, added) and x.numel() != x.shape[1]))):
+        if self.training and self.synchronized and _several_processes():
+            y, mean, var, count = _JointBatchNorm.apply(
+                x, added, self.weight, self.bias, self.running_mean, self.eps, relu
+            )
+            self._update(mean, var, count.item())
+            return y
+        values = x.numel() // x.shape[1]
+        if not (self.training and _fuses(x, added) and values != 1):
             return _finish(super().forward(x), added, relu)
-        y, mean, var, count = _BatchNorm.apply(
-            x, added, self.weight, self.bias, self.running_mean, self.eps, relu, joint
-        )
-        self._update(mean, var, count)
+        y, statistics = _BatchNorm.apply(x, added, self.weight, self.bias, self.running_mean, self.eps, relu)
+        self._update(statistics[0], statistics[1], values)
         return y
 
     @torch.no_grad()
-    def _update(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+    def _update(self, mean: Tensor, var: Tensor, count: float) -> None:
         """Move the running statistics towards those of a batch; one or no value of a channel has no variance."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
-        counts = count > 1
-        self.num_batches_tracked.add_(counts)
-        share = 1 / max(self.num_batches_tracked.item(), 1) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(torch.where(counts, mean, self.running_mean), share)
-        unbiased = var * (count / (count - 1))
-        self.running_var.lerp_(torch.where(counts, unbiased, self.running_var), share)
+        if count <= 1:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var * (count / (count - 1)), share)
 
 
 class SyncBatchNorm2d(BatchNorm2d):
@@ -146,7 +150,7 @@ class _Affine(torch.autograd.Function):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """y = ReLU(γ (x − mean) / √(var + ε) + β + added) (Ioffe and Szegedy 2015); `joint`: over all processes."""
+    """y = ReLU(γ (x − mean) / √(var + ε) + β + added) (Ioffe and Szegedy 2015), in one process."""
 
     @staticmethod
     def forward(
@@ -158,16 +162,46 @@ class _BatchNorm(torch.autograd.Function):
         pivot: Tensor,
         eps: float,
         relu: bool,
-        joint: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) twice and (C,) thrice → y, and (4, C): mean, biased variance and more"""
+        y, statistics = ops.batch_norm(x, added, gamma, beta, pivot, eps, FAR, relu)
+        # Outputs are saved here, not as attributes: ctx would keep them, and they keep ctx.
+        ctx.save_for_backward(x, statistics, *[y] * relu)
+        ctx.mark_non_differentiable(statistics)
+        return y, statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, of what was added, of γ and of β."""
+        x, statistics, *rectified = ctx.saved_tensors
+        output, with_added = rectified[0] if rectified else None, ctx.needs_input_grad[1]
+        for_x, for_added, (for_gamma, for_beta) = ops.batch_norm_gradient(
+            gradient.to(x.dtype), output, x, statistics, with_added
+        )
+        return for_x, for_added if with_added else None, for_gamma, for_beta, None, None, None
+
+
+class _JointBatchNorm(torch.autograd.Function):
+    """The same with the statistics of all processes' batches."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        added: Tensor | None,
+        gamma: Tensor,
+        beta: Tensor,
+        pivot: Tensor,
+        eps: float,
+        relu: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N, C, H, W) twice and (C,) thrice → y, and mean, biased variance (C,) and count () of the statistics"""
-        count = _total(gamma.new_tensor(x.numel() // x.shape[1]), joint)
-        mean, var = _statistics(x, pivot, count, joint)
-        ctx.joint = joint
+        count = _total(gamma.new_tensor(x.numel() // x.shape[1]))
+        mean, var = _statistics(x, pivot, count)
         deviation = torch.rsqrt(var + eps)
         scale = gamma * deviation
         y = ops.affine(x, added, scale, beta - mean * scale, relu)
-        # Outputs are saved here, not as attributes: ctx would keep them, and they keep ctx.
         ctx.save_for_backward(x, count, mean, deviation, scale, *[y] * relu)
         ctx.mark_non_differentiable(mean, var, count)
         return y, mean, var, count
@@ -179,22 +213,22 @@ class _BatchNorm(torch.autograd.Function):
         x, count, mean, deviation, scale, *rectified = ctx.saved_tensors
         gradient, output = gradient.to(x.dtype), rectified[0] if rectified else None
         sums = ops.channel_sums(gradient, output, x, mean)  # Σ g, Σ g (x − mean) of this process
-        total, product = _total(sums, ctx.joint) / count.clamp(min=1)
+        total, product = _total(sums) / count.clamp(min=1)
         slope = -scale * deviation.square() * product  # through the variance
         offset = -scale * total - slope * mean  # through the mean
         with_added = ctx.needs_input_grad[1]
         for_x, for_added = ops.affine_gradient(gradient, output, x, scale, slope, offset, with_added)
-        return for_x, for_added if with_added else None, sums[1] * deviation, sums[0], None, None, None, None
+        return for_x, for_added if with_added else None, sums[1] * deviation, sums[0], None, None, None
 
 
-def _statistics(x: Tensor, pivot: Tensor, count: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of the `count` values of each channel; `joint`: over all processes.
+def _statistics(x: Tensor, pivot: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of the `count` values of each channel, over all processes.
 
     The sums are taken around `pivot`, a guess of the mean. Where it is so far off that the variance would be a
     small difference of large numbers, they are taken again around the mean just found.
     """
     for _ in range(2):
-        sums = _total(ops.channel_sums(None, None, x, pivot), joint)
+        sums = _total(ops.channel_sums(None, None, x, pivot))
         shifted, squared = sums / count.clamp(min=1)  # (C,), (C,)
         mean, var = pivot + shifted, (squared - shifted.square()).clamp(min=0)
         if not (shifted.square() > FAR * var).any():
@@ -207,11 +241,10 @@ def _several_processes() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _total(x: Tensor, joint: bool) -> Tensor:
-    """The sum over all processes, if it is to be theirs; else x."""
-    if joint:
-        x = x.clone()
-        dist.all_reduce(x)
+def _total(x: Tensor) -> Tensor:
+    """The sum over all processes."""
+    x = x.clone()
+    dist.all_reduce(x)
     return x
 
 

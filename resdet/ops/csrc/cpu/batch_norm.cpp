@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <tuple>
 
@@ -60,88 +61,186 @@ void for_parts(const Tensor& x, const F& run) {
   });
 }
 
-// (N, C, H, W) thrice, (C,) → (2, C): Σ a and Σ a·(x − pivot), a being the gradient where the output is not zero; no
-// gradient stands for x − pivot
-Tensor channel_sums(std::optional<Tensor> gradient, std::optional<Tensor> output, const Tensor& x,
-                    const Tensor& pivot) {
-  STD_TORCH_CHECK(x.dim() == 4, "The tensors must be (N, C, H, W).");
-  const Tensor values = like(x, x);
-  const auto g = like(gradient, x), y = like(output, x);
-  const int64_t channels = x.size(1);
+// What an operator below works on: x, and beside it, if there are any, other tensors of its shape and type.
+struct Operands {
+  Tensor x;
+  std::optional<Tensor> gradient, output, added;
+  int64_t channels = x.size(1), count = std::max<int64_t>(1, x.size(0) * x.size(2) * x.size(3));  // values of each
+};
+
+// (2, C): Σ a and Σ a·(x − pivot), a being the gradient where the output is not zero; no gradient stands for x − pivot
+template <typename T, typename A>
+std::vector<double> sums_of(const Operands& on, const A* pivot) {
+  const int64_t channels = on.channels;
   std::vector<double> parts(kParts * 2 * channels, 0.0);
-  Tensor result;
-  resdet::dispatch(x.scalar_type(), [&](auto t, auto s) {
-    using T = decltype(t);
-    using A = decltype(s);
-    const Tensor p = of_channels(pivot, x, resdet::type_of<A>());
-    const auto kernel = RESDET_BEST(channel_sums<T, A>);
-    for_parts(x, [&](int64_t part, int64_t start, int64_t rows) {
-      const int64_t at = start * channels;
-      kernel(moved(pointer<T>(g), at), moved(pointer<T>(y), at), pointer<T>(values) + at, pointer<A>(p), rows,
-             channels, parts.data() + part * 2 * channels);
-    });
-    result = torch::stable::empty({2, channels}, resdet::type_of<A>(), std::nullopt, x.device());
-    A* sums = pointer<A>(result);
-    for (int64_t part = 1; part < kParts; ++part) {
-      for (int64_t c = 0; c < 2 * channels; ++c) parts[c] += parts[part * 2 * channels + c];
-    }
-    for (int64_t c = 0; c < 2 * channels; ++c) sums[c] = static_cast<A>(parts[c]);
+  const auto kernel = RESDET_BEST(channel_sums<T, A>);
+  for_parts(on.x, [&](int64_t part, int64_t start, int64_t rows) {
+    const int64_t at = start * channels;
+    kernel(moved(pointer<T>(on.gradient), at), moved(pointer<T>(on.output), at), pointer<T>(on.x) + at, pivot, rows,
+           channels, parts.data() + part * 2 * channels);
   });
-  return result;
+  for (int64_t part = 1; part < kParts; ++part) {
+    for (int64_t c = 0; c < 2 * channels; ++c) parts[c] += parts[part * 2 * channels + c];
+  }
+  parts.resize(2 * channels);
+  return parts;
 }
 
-// (N, C, H, W) twice, (C,) twice → (N, C, H, W): x·scale + shift + added, rectified or not
-Tensor affine(const Tensor& x, std::optional<Tensor> added, const Tensor& scale, const Tensor& shift, bool relu) {
-  STD_TORCH_CHECK(x.dim() == 4, "The tensors must be (N, C, H, W).");
-  const Tensor values = like(x, x);
-  const auto other = like(added, x);
-  const Tensor result = new_maps(x);
-  resdet::dispatch(x.scalar_type(), [&](auto t, auto s) {
-    using T = decltype(t);
-    using A = decltype(s);
-    const Tensor scales = of_channels(scale, x, resdet::type_of<A>());
-    const Tensor shifts = of_channels(shift, x, resdet::type_of<A>());
-    const auto kernel = RESDET_BEST(affine<T, A>);
-    for_parts(x, [&](int64_t, int64_t start, int64_t rows) {
-      const int64_t at = start * x.size(1);
-      kernel(pointer<T>(values) + at, moved(pointer<T>(other), at), pointer<A>(scales), pointer<A>(shifts), relu, rows,
-             x.size(1), pointer<T>(result) + at);
-    });
+// x·scale + shift + added, rectified or not
+template <typename T, typename A>
+Tensor affine_of(const Operands& on, const A* scale, const A* shift, bool relu) {
+  const Tensor result = new_maps(on.x);
+  const auto kernel = RESDET_BEST(affine<T, A>);
+  for_parts(on.x, [&](int64_t, int64_t start, int64_t rows) {
+    const int64_t at = start * on.channels;
+    kernel(pointer<T>(on.x) + at, moved(pointer<T>(on.added), at), scale, shift, relu, rows, on.channels,
+           pointer<T>(result) + at);
   });
   return result;
 }
 
 // The gradients of x, g·scale + x·slope + offset, and of `added`, g, where g is the gradient where the output is not
-// zero. Without x: g·scale.
+// zero. Without slope and offset: g·scale.
+template <typename T, typename A>
+std::tuple<Tensor, Tensor> affine_gradient_of(const Operands& on, const A* scale, const A* slope, const A* offset,
+                                              bool with_added) {
+  const Tensor result = new_maps(on.x), masked = with_added ? new_maps(on.x) : torch::stable::empty({0}, on.x.scalar_type());
+  const auto kernel = RESDET_BEST(affine_gradient<T, A>);
+  for_parts(on.x, [&](int64_t, int64_t start, int64_t rows) {
+    const int64_t at = start * on.channels;
+    kernel(pointer<T>(on.gradient) + at, moved(pointer<T>(on.output), at), slope ? pointer<T>(on.x) + at : nullptr,
+           scale, slope, offset, rows, on.channels, pointer<T>(result) + at,
+           with_added ? pointer<T>(masked) + at : nullptr);
+  });
+  return {result, masked};
+}
+
+Tensor new_numbers(const Tensor& x, std::vector<int64_t> shape, ScalarType type) {
+  return torch::stable::empty(shape, type, std::nullopt, x.device());
+}
+
+// (N, C, H, W) thrice, (C,) → (2, C)
+Tensor channel_sums(std::optional<Tensor> gradient, std::optional<Tensor> output, const Tensor& x,
+                    const Tensor& pivot) {
+  STD_TORCH_CHECK(x.dim() == 4, "The tensors must be (N, C, H, W).");
+  const Operands on{like(x, x), like(gradient, x), like(output, x), std::nullopt};
+  Tensor result;
+  resdet::dispatch(x.scalar_type(), [&](auto t, auto s) {
+    using A = decltype(s);
+    const Tensor around = of_channels(pivot, x, resdet::type_of<A>());
+    const auto sums = sums_of<decltype(t), A>(on, pointer<A>(around));
+    result = new_numbers(x, {2, on.channels}, resdet::type_of<A>());
+    std::transform(sums.begin(), sums.end(), pointer<A>(result), [](double sum) { return static_cast<A>(sum); });
+  });
+  return result;
+}
+
+// (N, C, H, W) twice, (C,) twice → (N, C, H, W)
+Tensor affine(const Tensor& x, std::optional<Tensor> added, const Tensor& scale, const Tensor& shift, bool relu) {
+  STD_TORCH_CHECK(x.dim() == 4, "The tensors must be (N, C, H, W).");
+  const Operands on{like(x, x), std::nullopt, std::nullopt, like(added, x)};
+  Tensor result;
+  resdet::dispatch(x.scalar_type(), [&](auto t, auto s) {
+    using A = decltype(s);
+    const Tensor scales = of_channels(scale, x, resdet::type_of<A>());
+    const Tensor shifts = of_channels(shift, x, resdet::type_of<A>());
+    result = affine_of<decltype(t), A>(on, pointer<A>(scales), pointer<A>(shifts), relu);
+  });
+  return result;
+}
+
+// (N, C, H, W) thrice, (C,) thrice → (N, C, H, W) twice, the second empty if it is not wanted
 std::tuple<Tensor, Tensor> affine_gradient(const Tensor& gradient, std::optional<Tensor> output,
                                            std::optional<Tensor> x, const Tensor& scale, std::optional<Tensor> slope,
                                            std::optional<Tensor> offset, bool with_added) {
   STD_TORCH_CHECK(gradient.dim() == 4, "The tensors must be (N, C, H, W).");
   STD_TORCH_CHECK(x.has_value() == slope.has_value() && x.has_value() == offset.has_value(),
                   "x, its slope and offset come together.");
-  const Tensor g = like(gradient, gradient);
-  const auto y = like(output, gradient), values = like(x, gradient);
-  const Tensor result = new_maps(gradient);
-  const Tensor masked = with_added ? new_maps(gradient) : torch::stable::empty({0}, gradient.scalar_type());
+  const Operands on{like(x.value_or(gradient), gradient), like(gradient, gradient), like(output, gradient), std::nullopt};
+  std::tuple<Tensor, Tensor> result;
   resdet::dispatch(gradient.scalar_type(), [&](auto t, auto s) {
+    using A = decltype(s);
+    const auto of_type = [&](const Tensor& values) { return of_channels(values, gradient, resdet::type_of<A>()); };
+    const Tensor scales = of_type(scale);
+    std::optional<Tensor> slopes, offsets;
+    if (slope.has_value()) slopes = of_type(*slope);
+    if (offset.has_value()) offsets = of_type(*offset);
+    result = affine_gradient_of<decltype(t), A>(on, pointer<A>(scales), pointer<A>(slopes), pointer<A>(offsets),
+                                                with_added);
+  });
+  return result;
+}
+
+// (N, C, H, W) twice, (C,) thrice → γ (x − mean) / √(var + ε) + β + added, rectified or not, and (4, C): mean, biased
+// variance, 1 / √(var + ε) and γ / √(var + ε). The sums are taken around `pivot`, a guess of the mean; where it is so
+// far off that (mean − pivot)² is more than `far` times the variance, they are taken again around the mean just found.
+std::tuple<Tensor, Tensor> batch_norm(const Tensor& x, std::optional<Tensor> added, const Tensor& gamma,
+                                      const Tensor& beta, const Tensor& pivot, double eps, double far, bool relu) {
+  STD_TORCH_CHECK(x.dim() == 4, "The tensors must be (N, C, H, W).");
+  const Operands on{like(x, x), std::nullopt, std::nullopt, like(added, x)};
+  std::tuple<Tensor, Tensor> result;
+  resdet::dispatch(x.scalar_type(), [&](auto t, auto s) {
     using T = decltype(t);
     using A = decltype(s);
-    const auto type = resdet::type_of<A>();
-    const Tensor scales = of_channels(scale, gradient, type);
-    std::optional<Tensor> slopes, offsets;
-    if (x.has_value()) {
-      slopes = of_channels(*slope, gradient, type);
-      offsets = of_channels(*offset, gradient, type);
+    const auto of_type = [&](const Tensor& values) { return of_channels(values, x, resdet::type_of<A>()); };
+    const Tensor factors = of_type(gamma), shifts = of_type(beta), guess = of_type(pivot);
+    const Tensor statistics = new_numbers(x, {4, on.channels}, resdet::type_of<A>());
+    const int64_t channels = on.channels;
+    A *mean = pointer<A>(statistics), *var = mean + channels, *deviation = var + channels, *scale = deviation + channels;
+    std::vector<A> around(pointer<A>(guess), pointer<A>(guess) + channels), shift(channels);
+    bool again = false;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      const auto sums = sums_of<T, A>(on, around.data());
+      again = false;
+      for (int64_t c = 0; c < channels; ++c) {
+        const double shifted = sums[c] / on.count, spread = sums[channels + c] / on.count - shifted * shifted;
+        mean[c] = static_cast<A>(around[c] + shifted);
+        var[c] = static_cast<A>(spread > 0 || spread != spread ? spread : 0.0);
+        again |= shifted * shifted > far * var[c];
+      }
+      if (!again) break;
+      std::copy(mean, mean + channels, around.begin());
     }
-    const auto kernel = RESDET_BEST(affine_gradient<T, A>);
-    for_parts(gradient, [&](int64_t, int64_t start, int64_t rows) {
-      const int64_t at = start * gradient.size(1);
-      kernel(pointer<T>(g) + at, moved(pointer<T>(y), at), moved(pointer<T>(values), at), pointer<A>(scales),
-             pointer<A>(slopes), pointer<A>(offsets), rows, gradient.size(1), pointer<T>(result) + at,
-             with_added ? pointer<T>(masked) + at : nullptr);
-    });
+    for (int64_t c = 0; c < channels; ++c) {
+      deviation[c] = static_cast<A>(1 / std::sqrt(static_cast<double>(var[c]) + eps));
+      scale[c] = pointer<A>(factors)[c] * deviation[c];
+      shift[c] = pointer<A>(shifts)[c] - mean[c] * scale[c];
+    }
+    result = {affine_of<T, A>(on, scale, shift.data(), relu), statistics};
   });
-  return {result, masked};
+  return result;
+}
+
+// (N, C, H, W) thrice, the (4, C) of `batch_norm` → the gradients of x and of `added`, which is empty if it is not
+// wanted, and (2, C): those of γ and β
+std::tuple<Tensor, Tensor, Tensor> batch_norm_gradient(const Tensor& gradient, std::optional<Tensor> output,
+                                                       const Tensor& x, const Tensor& statistics, bool with_added) {
+  STD_TORCH_CHECK(x.dim() == 4, "The tensors must be (N, C, H, W).");
+  const Operands on{like(x, x), like(gradient, x), like(output, x), std::nullopt};
+  std::tuple<Tensor, Tensor, Tensor> result;
+  resdet::dispatch(x.scalar_type(), [&](auto t, auto s) {
+    using T = decltype(t);
+    using A = decltype(s);
+    const int64_t channels = on.channels;
+    STD_TORCH_CHECK(resdet::shape_of(statistics) == (std::vector<int64_t>{4, channels}) && statistics.is_contiguous() &&
+                        statistics.scalar_type() == resdet::type_of<A>(),
+                    "The statistics must be those of batch_norm.");
+    const A *mean = pointer<A>(statistics), *deviation = mean + 2 * channels, *scale = mean + 3 * channels;
+    const auto sums = sums_of<T, A>(on, mean);  // Σ g and Σ g (x − mean)
+    const Tensor for_parameters = new_numbers(x, {2, channels}, resdet::type_of<A>());
+    A *for_gamma = pointer<A>(for_parameters), *for_beta = for_gamma + channels;
+    std::vector<A> slope(channels), offset(channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      const double total = sums[c], product = sums[channels + c];
+      slope[c] = static_cast<A>(-scale[c] * deviation[c] * deviation[c] * product / on.count);  // through the variance
+      offset[c] = static_cast<A>(-scale[c] * total / on.count - slope[c] * mean[c]);            // through the mean
+      for_gamma[c] = static_cast<A>(product * deviation[c]);
+      for_beta[c] = static_cast<A>(total);
+    }
+    const auto [for_x, for_added] = affine_gradient_of<T, A>(on, scale, slope.data(), offset.data(), with_added);
+    result = {for_x, for_added, for_parameters};
+  });
+  return result;
 }
 
 }  // namespace
@@ -150,4 +249,6 @@ STABLE_TORCH_LIBRARY_IMPL(resdet, CPU, m) {
   m.impl("channel_sums", TORCH_BOX(&channel_sums));
   m.impl("affine", TORCH_BOX(&affine));
   m.impl("affine_gradient", TORCH_BOX(&affine_gradient));
+  m.impl("batch_norm", TORCH_BOX(&batch_norm));
+  m.impl("batch_norm_gradient", TORCH_BOX(&batch_norm_gradient));
 }
