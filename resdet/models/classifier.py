@@ -62,11 +62,14 @@ def take_crop(images: Tensor, crop: Crop) -> Tensor:
     """
     height, width = images.shape[2:]
     padded = F.pad(images, (crop.padding,) * 4).permute(0, 2, 3, 1)  # (N, H + 2p, W + 2p, C)
+    count, padded_height, padded_width, channels = padded.shape
     rows = crop.offsets[:, :1] + torch.arange(height, device=images.device)  # (N, H)
     columns = crop.offsets[:, 1:] + torch.arange(width, device=images.device)  # (N, W)
     columns = torch.where(crop.flips[:, None], columns.flip(1), columns)
-    image = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded[image, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    rows = rows + padded_height * torch.arange(count, device=images.device)[:, None]
+    pixels = (rows * padded_width)[:, :, None] + columns[:, None]  # (N, H, W)
+    taken = padded.reshape(-1, channels).index_select(0, pixels.flatten())
+    return taken.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def classification_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> ClsLosses:
