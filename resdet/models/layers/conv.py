@@ -17,16 +17,9 @@ from resdet.ops.fastest import cells_class, fastest
 # With fewer channels, Winograd's transforms take as long as the multiplications that they save.
 WINOGRAD_CHANNELS = 64
 
-Ways = dict[str, Callable[[Tensor], Tensor]]  # of computing a convolution; by rule the first
-
 
 class Conv2d(nn.Conv2d):
-    """A convolution that keeps the size at stride 1, and that trains fast on a CPU.
-
-    In float32, wide 3×3 convolutions are Winograd's. In bfloat16 the fastest of several ways is taken: torch's
-    convolution; Winograd's, on processors whose bfloat16 is not much faster than their float32; and, for hundreds
-    of small maps (a detector's pooled regions), torch's over all of them laid side by side as one wide map, since
-    their gradient of the weights would take most of a step.
+    """A convolution that keeps the size at stride 1, and that trains fast on a CPU (3×3, see `_Convolution`).
 
     Args:
         inputs, outputs: channels
@@ -53,61 +46,113 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) → (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)"""
-        trains = self.weight.requires_grad and torch.is_grad_enabled()
-        simple = self.dilation == (1, 1) and self.groups == 1
-        if x.device.type != "cpu" or not (trains and simple) or torch.compiler.is_compiling():
+        bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if not (self._trains_on_a_cpu(x) and (bf16 or self._is_winograd_s(x))):
             return super().forward(x)
-        if self.kernel_size != (3, 3) or self.weight.dtype != torch.float32:
-            return super().forward(x)
-        winograd = (
-            self.stride == (1, 1)
-            and winograd_pays(self.in_channels, self.out_channels)
-            and ops.has_native_kernel(x)
-        )
-        if not torch.is_autocast_enabled("cpu"):
-            return self._by_winograd(x) if winograd and x.dtype == torch.float32 else super().forward(x)
-        if torch.get_autocast_dtype("cpu") != torch.bfloat16:
-            return super().forward(x)
-        ways: Ways = {"side by side": self._side_by_side} if _small(x) else {}
-        ways["direct"] = super().forward
-        if winograd:
-            ways["Winograd"] = self._by_winograd
-        return ways[self._fastest(x, ways)](x)
-
-    def _fastest(self, x: Tensor, ways: Ways) -> str:
-        """The one whose result and gradients take the least time."""
-        where = "small maps, " * _small(x) + cells_class(len(x) * x.shape[2] * x.shape[3])
-        layer = f"training, bf16, 3×3, {self.in_channels} → {self.out_channels}, stride {self.stride[0]}, {where}"
-        return fastest(layer, {name: partial(self._try, way, x.detach()) for name, way in ways.items()})
-
-    def _try(self, way: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        x.requires_grad_()
-        y = way(x)
-        torch.autograd.grad(y, (x, self.weight), torch.ones_like(y))
-
-    def _by_winograd(self, x: Tensor) -> Tensor:
-        x = x.bfloat16() if torch.is_autocast_enabled("cpu") else x
-        y = _Winograd.apply(x, self.weight)
+        y = _Convolution.apply(x.bfloat16() if bf16 else x, self.weight, self.stride[0])
         # In one number type: torch adds float32 to bfloat16 over thirty times as slowly.
         return y if self.bias is None else y.add_(self.bias.to(y.dtype)[:, None, None])
 
-    def _side_by_side(self, x: Tensor) -> Tensor:
-        count, _, _, width = x.shape
-        stride = self.stride[0]
-        gap = 1 + -(width + 1) % stride  # each map starts where the stride reads
-        y = super().forward(_laid(x, gap)).permute(0, 2, 3, 1)  # (1, H', N·(W + gap)', outputs)
-        y = y.reshape(y.shape[1], count, -1, y.shape[3])[:, :, : -(-width // stride)]  # (H', N, W', outputs)
-        return y.permute(1, 3, 0, 2).contiguous(memory_format=torch.channels_last)
+    def _trains_on_a_cpu(self, x: Tensor) -> bool:
+        trains = self.weight.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        simple = self.kernel_size == (3, 3) and self.dilation == (1, 1) and self.groups == 1
+        return trains and simple and x.device.type == "cpu" and self.weight.dtype == torch.float32
+
+    def _is_winograd_s(self, x: Tensor) -> bool:
+        exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return exact and _ways(x, self.weight, self.stride[0]) == ["Winograd"]
 
 
 def winograd_pays(inputs: int, outputs: int) -> bool:
-    """Whether Winograd's algorithm takes such a 3×3 convolution, and is the faster one."""
+    """Whether Winograd's algorithm takes such a 3×3 convolution, and is the faster one in float32."""
     return min(inputs, outputs) >= WINOGRAD_CHANNELS and inputs % 16 == outputs % 16 == 0
 
 
-def _small(x: Tensor) -> bool:
-    """Whether these are many small maps."""
-    return len(x) >= 16 and x.shape[2] * x.shape[3] <= 196
+class _Convolution(torch.autograd.Function):
+    """A 3×3 convolution with padding, of which the result and the two gradients each go the fastest way.
+
+    They are torch's own ("direct"); Winograd's; or, for hundreds of small maps (a detector's pooled regions), torch's
+    over all of them laid side by side as one wide map: else the gradient of the weights takes most of a step. In
+    float32, wide convolutions are Winograd's; in bfloat16, what is fastest is measured.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        """(N, C, H, W), (K, C, 3, 3) float32 → (N, K, ⌈H/stride⌉, ⌈W/stride⌉) of the type of x"""
+        ctx.stride, rounded = stride, weight.to(x.dtype)
+        ctx.save_for_backward(x, weight, rounded)
+        return _fastest("result", x, weight, stride, partial(_result, x, weight, rounded, stride))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """The gradients of x and of the weights."""
+        (x, weight, rounded), stride = ctx.saved_tensors, ctx.stride
+        for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            compute = partial(_maps_gradient, gradient, x, weight, rounded, stride)
+            for_x = _fastest("gradient of the maps", x, weight, stride, compute)
+        if ctx.needs_input_grad[1]:
+            compute = partial(_weight_gradient, gradient, x, rounded, stride)
+            for_weight = _fastest("gradient of the weights", x, weight, stride, compute)
+        return for_x, for_weight, None
+
+
+def _ways(x: Tensor, weight: Tensor, stride: int) -> list[str]:
+    """How a 3×3 convolution of x can be computed; by rule the first."""
+    outputs, inputs, *_ = weight.shape
+    winograd = stride == 1 and winograd_pays(inputs, outputs) and ops.has_native_kernel(x)
+    if x.dtype == torch.float32:
+        return ["Winograd"] if winograd else ["direct"]
+    small = len(x) >= 16 and x.shape[2] * x.shape[3] <= 196
+    return ["side by side"] * small + ["direct"] + ["Winograd"] * winograd
+
+
+def _fastest(what: str, x: Tensor, weight: Tensor, stride: int, compute: Callable[[str], Tensor]) -> Tensor:
+    """What the fastest way gives."""
+    ways, (outputs, inputs, *_), (count, _, height, width) = _ways(x, weight, stride), weight.shape, x.shape
+    where = "small maps, " * (ways[0] == "side by side") + cells_class(count * height * width)
+    layer = f"training, bf16, 3×3, {inputs} → {outputs}, stride {stride}, {where}, {what}"
+    return compute(fastest(layer, {way: partial(compute, way) for way in ways}))
+
+
+def _result(x: Tensor, weight: Tensor, rounded: Tensor, stride: int, way: str) -> Tensor:
+    if way == "Winograd":
+        return ops.winograd(x, ops.winograd_weights(weight), weight.new_zeros(len(weight)), None, False)
+    if way == "direct":
+        return F.conv2d(x, rounded, None, stride, 1)
+    width, gap = x.shape[3], _gap(x, stride)
+    y = F.conv2d(_laid(x, gap), rounded, None, stride, 1)
+    return _apart(y, len(x), -(-width // stride))
+
+
+def _maps_gradient(gradient: Tensor, x: Tensor, weight: Tensor, rounded: Tensor, stride: int, way: str) -> Tensor:
+    if way == "Winograd":  # a convolution too
+        turned = ops.winograd_weights(weight, turned=True)
+        return ops.winograd(gradient, turned, weight.new_zeros(weight.shape[1]), None, False)
+    if way == "direct":
+        return _backward(gradient, x, rounded, stride, [True, False, False])[0]
+    gradient, laid = _laid_gradient(gradient, x, stride), _laid(x, _gap(x, stride))
+    return _apart(_backward(gradient, laid, rounded, stride, [True, False, False])[0], len(x), x.shape[3])
+
+
+def _weight_gradient(gradient: Tensor, x: Tensor, rounded: Tensor, stride: int, way: str) -> Tensor:
+    if way == "Winograd":
+        return ops.winograd_weight_gradient(gradient, x)
+    if way == "side by side":
+        gradient, x = _laid_gradient(gradient, x, stride), _laid(x, _gap(x, stride))
+    return _backward(gradient, x, rounded, stride, [False, True, False])[1].float()
+
+
+def _backward(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, wanted: list[bool]) -> Any:
+    """torch's gradients of the maps, of the weights and of a bias."""
+    how = ([stride, stride], [1, 1], [1, 1], False, [0, 0], 1)
+    return torch.ops.aten.convolution_backward(gradient, x, weight, None, *how, wanted)
+
+
+def _gap(x: Tensor, stride: int) -> int:
+    """Columns of zeros after each map, so that the next one starts where the stride reads."""
+    return 1 + -(x.shape[3] + 1) % stride
 
 
 def _laid(x: Tensor, gap: int) -> Tensor:
@@ -119,24 +164,13 @@ def _laid(x: Tensor, gap: int) -> Tensor:
     return rows.reshape(1, x.shape[2], -1, x.shape[1]).permute(0, 3, 1, 2)
 
 
-class _Winograd(torch.autograd.Function):
-    """A 3×3 convolution at stride 1 whose input's gradient is one too (`ops.winograd`)."""
+def _laid_gradient(gradient: Tensor, x: Tensor, stride: int) -> Tensor:
+    """The gradient of the result of `_laid(x)`, of which what lies in the gaps does not count."""
+    return _laid(gradient, (x.shape[3] + _gap(x, stride)) // stride - gradient.shape[3])
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """(N, C, H, W), (K, C, 3, 3) → (N, K, H, W)"""
-        ctx.save_for_backward(x, weight)
-        return ops.winograd(x, ops.winograd_weights(weight), weight.new_zeros(len(weight)), None, False)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of x and of the weights."""
-        x, weight = ctx.saved_tensors
-        for_x = for_weight = None
-        if ctx.needs_input_grad[0]:
-            turned = ops.winograd_weights(weight, turned=True)
-            for_x = ops.winograd(gradient, turned, weight.new_zeros(weight.shape[1]), None, False)
-        if ctx.needs_input_grad[1]:
-            for_weight = ops.winograd_weight_gradient(gradient, x)
-        return for_x, for_weight
+def _apart(y: Tensor, count: int, width: int) -> Tensor:
+    """(1, K, H, N·(width + …)) → (N, K, H, width), channels-last: the inverse of `_laid`."""
+    rows = y.permute(0, 2, 3, 1)
+    rows = rows.reshape(rows.shape[1], count, -1, rows.shape[3])[:, :, :width]  # (H, N, width, K)
+    return rows.permute(1, 3, 0, 2).contiguous(memory_format=torch.channels_last)
