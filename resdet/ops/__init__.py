@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resdet.ops import library
+from resdet.ops.library import sums_type as sums_type
 
 
 def roi_pool(
@@ -152,7 +153,7 @@ def cell_means(x: Tensor) -> Tensor:
     """
     if _served_on_cpu(x):
         return library.OPS.cell_means(x)
-    return x.mean((2, 3), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return x.mean((2, 3), dtype=sums_type(x))
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -295,45 +296,50 @@ def batch_norm(
     added: Tensor | None,
     gamma: Tensor,
     beta: Tensor,
-    pivot: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    share: float,
     eps: float,
     far: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor]:
     """Batch normalisation with the batch's own statistics, shortcut and ReLU; needs `has_native_kernel`.
 
-    The sums are taken around `pivot`. Where it is so far off that the variance would be a small difference of large
-    numbers, they are taken again around the mean just found.
+    The running statistics move towards the batch's, unless a channel has one value or none. The sums are taken
+    around the running mean. Where it is so far off that the variance would be a small difference of large numbers,
+    they are taken again around the mean just found.
 
     Args:
         x: (N, C, H, W)
         added: (N, C, H, W), of the same type, or nothing
         gamma, beta: (C,)
-        pivot: (C,), a guess of the mean
+        running_mean, running_var: (C,) of `sums_type`, which change
+        share: how far they move, from 0 to 1
         eps: added to the variance
-        far: (mean − pivot)² over the variance beyond which the pivot is too far off
+        far: (mean − running mean)² over the variance beyond which the running mean is too far off
         relu: rectify
 
     Returns:
-        (N, C, H, W), and (4, C): mean, biased variance, 1 / √(variance + ε) and γ / √(variance + ε). No gradient
-        flows through them.
+        (N, C, H, W), and (5, C): mean, biased variance, 1 / √(variance + ε), γ / √(variance + ε), and what is added
+        to x times that. No gradient flows through them.
     """
-    return library.OPS.batch_norm(x, added, gamma, beta, pivot, eps, far, relu)
+    return library.OPS.batch_norm(x, added, gamma, beta, running_mean, running_var, share, eps, far, relu)
 
 
 def batch_norm_gradient(
-    gradient: Tensor, output: Tensor | None, x: Tensor, statistics: Tensor, with_added: bool
+    gradient: Tensor, output: Tensor | None, x: Tensor, statistics: Tensor, relu: bool, with_added: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `batch_norm`: of x, of `added`, which is empty unless it is wanted, and (2, C), of γ and β.
 
     Args:
         gradient: (N, C, H, W) of the output
-        output: (N, C, H, W) if it was rectified
+        output: (N, C, H, W), if it was rectified and something was added
         x: (N, C, H, W)
-        statistics: (4, C) of `batch_norm`
+        statistics: (5, C) of `batch_norm`
+        relu: the output was rectified
         with_added: the second gradient is wanted
     """
-    return library.OPS.batch_norm_gradient(gradient, output, x, statistics, with_added)
+    return library.OPS.batch_norm_gradient(gradient, output, x, statistics, relu, with_added)
 
 
 def winograd(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:

@@ -67,8 +67,8 @@ def _empty(like: Tensor, shape: Any, dtype: torch.dtype | None = None) -> Tensor
     return like.new_empty(shape, dtype=dtype).to(memory_format=torch.channels_last)
 
 
-def _sums(x: Tensor) -> torch.dtype:
-    """The type of sums of x's numbers."""
+def sums_type(x: Tensor) -> torch.dtype:
+    """The type of sums of x's numbers: float64 for float64 and float32 for everything else."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -109,7 +109,7 @@ def _roi_pool_backward_fake(
 
 
 def _channel_sums_fake(gradient: Tensor | None, output: Tensor | None, x: Tensor, pivot: Tensor) -> Tensor:
-    return x.new_empty((2, x.shape[1]), dtype=_sums(x))
+    return x.new_empty((2, x.shape[1]), dtype=sums_type(x))
 
 
 def _affine_fake(x: Tensor, *rest: Any) -> Tensor:
@@ -122,14 +122,14 @@ def _affine_gradient_fake(gradient: Tensor, *rest: Any) -> tuple[Tensor, Tensor]
 
 
 def _batch_norm_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _empty(x, x.shape), x.new_empty((4, x.shape[1]), dtype=_sums(x))
+    return _empty(x, x.shape), x.new_empty((5, x.shape[1]), dtype=sums_type(x))
 
 
 def _batch_norm_gradient_fake(
-    gradient: Tensor, output: Tensor | None, x: Tensor, statistics: Tensor, with_added: bool
+    gradient: Tensor, output: Tensor | None, x: Tensor, statistics: Tensor, relu: bool, with_added: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     added = _empty(x, x.shape) if with_added else x.new_empty(0)
-    return _empty(x, x.shape), added, x.new_empty((2, x.shape[1]), dtype=_sums(x))
+    return _empty(x, x.shape), added, x.new_empty((2, x.shape[1]), dtype=sums_type(x))
 
 
 def _winograd_fake(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor | None, relu: bool) -> Tensor:
@@ -153,7 +153,7 @@ def _roi_align_quantized_fake(maps: Any, zeros: Any, factors: Any, offset: Tenso
 
 
 def _cell_means_fake(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[:2], dtype=_sums(x))
+    return x.new_empty(x.shape[:2], dtype=sums_type(x))
 
 
 def _max_pool_fake(x: Tensor) -> Tensor:

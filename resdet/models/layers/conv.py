@@ -71,9 +71,9 @@ def winograd_pays(inputs: int, outputs: int) -> bool:
 class _Convolution(torch.autograd.Function):
     """A 3×3 convolution with padding, of which the result and the two gradients each go the fastest way.
 
-    They are torch's own ("direct"); Winograd's; or, for hundreds of small maps (a detector's pooled regions), torch's
-    over all of them laid side by side as one wide map: else the gradient of the weights takes most of a step. In
-    float32, wide convolutions are Winograd's; in bfloat16, what is fastest is measured.
+    They are torch's own ("direct"); Winograd's; or, for hundreds of small maps (a detector's pooled regions),
+    torch's over all of them laid side by side as one wide map: else the gradient of the weights takes most of a
+    step. In float32, wide convolutions are Winograd's; in bfloat16, what is fastest is measured.
     """
 
     @staticmethod

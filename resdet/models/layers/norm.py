@@ -60,6 +60,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor, added: Tensor | None = None, relu: bool = False) -> Tensor:
         """(N, C, H, W), and the shortcut of the same shape → (N, C, H, W)"""
         assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
         if not self.training and not torch.is_grad_enabled():
             return _frozen(self, x, added, relu)
         if self.training and self.synchronized and _several_processes():
@@ -68,24 +69,29 @@ class BatchNorm2d(nn.BatchNorm2d):
             )
             self._update(mean, var, count.item())
             return y
-        values = x.numel() // x.shape[1]
-        if not (self.training and _fuses(x, added) and values != 1):
+        values, usual = x.numel() // x.shape[1], self.running_mean.dtype == ops.sums_type(x)
+        if not (self.training and _fuses(x, added) and usual and values != 1):
             return _finish(super().forward(x), added, relu)
-        y, statistics = _BatchNorm.apply(x, added, self.weight, self.bias, self.running_mean, self.eps, relu)
-        self._update(statistics[0], statistics[1], values)
-        return y
+        self.num_batches_tracked.add_(values > 1)
+        running = self.running_mean, self.running_var, self._share
+        return _BatchNorm.apply(x, added, self.weight, self.bias, *running, self.eps, relu)
+
+    @property
+    def _share(self) -> float:
+        """How far a batch moves the running statistics; without a momentum, to the average over all batches."""
+        assert self.num_batches_tracked is not None
+        return 1 / max(self.num_batches_tracked.item(), 1) if self.momentum is None else self.momentum
 
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor, count: float) -> None:
-        """Move the running statistics towards those of a batch; one or no value of a channel has no variance."""
+        """Move the running statistics towards a batch's; one or no value of a channel has no variance."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         if count <= 1:
             return
         self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(var * (count / (count - 1)), share)
+        self.running_mean.lerp_(mean, self._share)
+        self.running_var.lerp_(var * (count / (count - 1)), self._share)
 
 
 class SyncBatchNorm2d(BatchNorm2d):
@@ -159,27 +165,28 @@ class _BatchNorm(torch.autograd.Function):
         added: Tensor | None,
         gamma: Tensor,
         beta: Tensor,
-        pivot: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        share: float,
         eps: float,
         relu: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) twice and (C,) thrice → y, and (4, C): mean, biased variance and more"""
-        y, statistics = ops.batch_norm(x, added, gamma, beta, pivot, eps, FAR, relu)
-        # Outputs are saved here, not as attributes: ctx would keep them, and they keep ctx.
-        ctx.save_for_backward(x, statistics, *[y] * relu)
-        ctx.mark_non_differentiable(statistics)
-        return y, statistics
+    ) -> Tensor:
+        """As `ops.batch_norm`."""
+        y, statistics = ops.batch_norm(x, added, gamma, beta, running_mean, running_var, share, eps, FAR, relu)
+        ctx.relu, ctx.joined = relu, added is not None
+        ctx.save_for_backward(x, statistics, *[y] * (relu and ctx.joined))
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x, of what was added, of γ and of β."""
         x, statistics, *rectified = ctx.saved_tensors
         output, with_added = rectified[0] if rectified else None, ctx.needs_input_grad[1]
         for_x, for_added, (for_gamma, for_beta) = ops.batch_norm_gradient(
-            gradient.to(x.dtype), output, x, statistics, with_added
+            gradient.to(x.dtype), output, x, statistics, ctx.relu, with_added
         )
-        return for_x, for_added if with_added else None, for_gamma, for_beta, None, None, None
+        return for_x, for_added if with_added else None, for_gamma, for_beta, *[None] * 5
 
 
 class _JointBatchNorm(torch.autograd.Function):

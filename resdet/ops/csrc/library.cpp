@@ -22,10 +22,10 @@ STABLE_TORCH_LIBRARY(resdet, m) {
       "affine_gradient(Tensor gradient, Tensor? output, Tensor? x, Tensor scale, Tensor? slope, Tensor? offset, "
       "bool with_added) -> (Tensor, Tensor)");
   m.def(
-      "batch_norm(Tensor x, Tensor? added, Tensor gamma, Tensor beta, Tensor pivot, float eps, float far, bool relu) "
-      "-> (Tensor, Tensor)");
+      "batch_norm(Tensor x, Tensor? added, Tensor gamma, Tensor beta, Tensor(a!) running_mean, "
+      "Tensor(b!) running_var, float share, float eps, float far, bool relu) -> (Tensor, Tensor)");
   m.def(
-      "batch_norm_gradient(Tensor gradient, Tensor? output, Tensor x, Tensor statistics, bool with_added) "
+      "batch_norm_gradient(Tensor gradient, Tensor? output, Tensor x, Tensor statistics, bool relu, bool with_added) "
       "-> (Tensor, Tensor, Tensor)");
   m.def("winograd(Tensor x, Tensor weights, Tensor bias, Tensor? added, bool relu) -> Tensor");
   m.def("winograd_weights(Tensor weight, bool turned) -> Tensor");

@@ -72,14 +72,15 @@ struct Maps {
   bool pool_backward(const Regions<A>&, const T* gradient, const int32_t* cells, A* maps_gradient,             \
                      int64_t first_channel, int64_t last_channel);                                             \
   template <typename T, typename A>                                                                            \
-  void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows,              \
-                    int64_t channels, double* sums);                                                           \
+  void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, const A* scale,            \
+                    const A* shift, int64_t rows, int64_t channels, double* sums);                             \
   template <typename T, typename A>                                                                            \
   void affine(const T* x, const T* added, const A* scale, const A* shift, bool relu, int64_t rows,             \
               int64_t channels, T* y);                                                                         \
   template <typename T, typename A>                                                                            \
-  void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope,         \
-                       const A* offset, int64_t rows, int64_t channels, T* x_gradient, T* added_gradient);     \
+  void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* shift,         \
+                       const A* slope, const A* offset, int64_t rows, int64_t channels, T* x_gradient,         \
+                       T* added_gradient);                                                                     \
   template <typename A>                                                                                        \
   void align_quantized(const Regions<A>&, const uint8_t* maps, A zero, A factor, const A* offset,              \
                        uint8_t* pooled, A* workspace, int64_t first, int64_t last);                            \

@@ -412,21 +412,26 @@ inline __attribute__((always_inline)) void for_rows(int64_t rows, int64_t channe
   }
 }
 
-// Gradients count where the rectified output is not 0: above, or NaN.
+// Gradients count where the rectified output is not 0: above, or NaN. Instead of an output that is x · scale + shift,
+// there is the shift.
 template <typename A, typename T>
-inline __attribute__((always_inline)) Vector<A> load_masked(const T* gradient, const T* output, int64_t at, int64_t n) {
+inline __attribute__((always_inline)) Vector<A> load_masked(const T* gradient, const T* output, const T* x,
+                                                            const A* scale, const A* shift, int64_t at, int64_t c,
+                                                            int64_t n) {
   const Vector<A> g = load_vector<A>(gradient + at, n);
-  if (!output) return g;
-  return load_vector<A>(output + at, n) <= 0 ? Vector<A>{} : g;
+  if (output) return load_vector<A>(output + at, n) <= 0 ? Vector<A>{} : g;
+  if (!shift) return g;
+  const Vector<A> y = load_vector<A>(x + at, n) * load_vector<A>(scale + c, n) + load_vector<A>(shift + c, n);
+  return y <= 0 ? Vector<A>{} : g;
 }
 
 }  // namespace
 
-// Add Σ a and Σ a·(x − pivot) to sums (2, channels), where a is the gradient, where `output`, if there is one, is not
-// zero. No gradient stands for x − pivot.
+// Add Σ a and Σ a·(x − pivot) to sums (2, channels), where a is the gradient, where the output is not zero, if there is
+// one, or a shift. No gradient stands for x − pivot.
 template <typename T, typename A>
-void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, int64_t rows, int64_t channels,
-                  double* sums) {
+void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot, const A* scale, const A* shift,
+                  int64_t rows, int64_t channels, double* sums) {
   // Rows that are added in single precision before double takes over; few of wide ones, to read them in their order.
   const int64_t block = channels > 512 ? 8 : channels > 64 ? 16 : 64;
   for (int64_t row = 0; row < rows; row += block) {
@@ -437,7 +442,7 @@ void channel_sums(const T* gradient, const T* output, const T* x, const A* pivot
       for (int64_t i = row; i < end; ++i) {
         const int64_t at = i * channels + c;
         const Vector<A> b = load_vector<A>(x + at, n) - middle;
-        const Vector<A> a = gradient ? load_masked<A>(gradient, output, at, n) : b;
+        const Vector<A> a = gradient ? load_masked(gradient, output, x, scale, shift, at, c, n) : b;
         one += a;
         two += a * b;
       }
@@ -460,12 +465,12 @@ void affine(const T* x, const T* added, const A* scale, const A* shift, bool rel
 }
 
 // The gradient of x where the statistics depend on it: g · scale + x · slope + offset; without x: g · scale. g is the
-// gradient where `output`, if there is one, is not zero; it goes to `added_gradient`, if that is wanted.
+// gradient where the output is not zero, if there is one, or a shift; it goes to `added_gradient`, if that is wanted.
 template <typename T, typename A>
-void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* slope, const A* offset,
-                     int64_t rows, int64_t channels, T* x_gradient, T* added_gradient) {
+void affine_gradient(const T* gradient, const T* output, const T* x, const A* scale, const A* shift, const A* slope,
+                     const A* offset, int64_t rows, int64_t channels, T* x_gradient, T* added_gradient) {
   for_rows<A>(rows, channels, [&](int64_t at, int64_t c, int64_t n) __attribute__((always_inline)) {
-    Vector<A> g = load_masked<A>(gradient, output, at, n);
+    Vector<A> g = load_masked(gradient, output, x, scale, shift, at, c, n);
     if (added_gradient) store_vector<A>(g, added_gradient + at, n);
     g *= load_vector<A>(scale + c, n);
     if (x) g += load_vector<A>(x + at, n) * load_vector<A>(slope + c, n) + load_vector<A>(offset + c, n);
@@ -748,11 +753,12 @@ bool overlaps_any(const A* box, A area, const A* const* kept, int64_t count, A t
   template void align_backward<T, A>(const Regions<A>&, const T*, A*, A*, int64_t, int64_t);                         \
   template void pool_forward<T, A>(const Regions<A>&, const T*, T*, int32_t*, int64_t, int64_t);                     \
   template bool pool_backward<T, A>(const Regions<A>&, const T*, const int32_t*, A*, int64_t, int64_t);              \
-  template void channel_sums<T, A>(const T*, const T*, const T*, const A*, int64_t, int64_t, double*);                \
+  template void channel_sums<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, int64_t, int64_t,     \
+                                      double*);                                                                      \
   template void affine<T, A>(const T*, const T*, const A*, const A*, bool, int64_t, int64_t, T*);                    \
-  template void affine_gradient<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, int64_t, int64_t,  \
-                                      T*, T*);                                                                       \
-  template void cell_means<T, A>(const T*, int64_t, int64_t, A*);                                                     \
+  template void affine_gradient<T, A>(const T*, const T*, const T*, const A*, const A*, const A*, const A*, int64_t, \
+                                         int64_t, T*, T*);                                                           \
+  template void cell_means<T, A>(const T*, int64_t, int64_t, A*);                                                    \
   template void max_pool_row<T, A>(const T*, int64_t, int64_t, int64_t, int64_t, T*);
 
 RESDET_INSTANTIATE(float, float)
