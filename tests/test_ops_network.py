@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import winograd_gradient_literal, winograd_weights_literal
+from reference import batch_norm_literal, winograd_gradient_literal, winograd_weights_literal
 
 from resdet import ops
 from resdet.ops import library
 
 compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
+CHECKS = ("test_schema", "test_faketensor")  # there is no gradient to check
 TYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
@@ -100,6 +101,90 @@ def test_the_registrations_of_batch_normalisation_are_right(dtype):
     check(torch.ops.resdet.affine.default, (x, gradient, scale, slope, True))
     check(torch.ops.resdet.affine_gradient.default, (gradient, output, x, scale, slope, offset, True))
     check(torch.ops.resdet.affine_gradient.default, (gradient, None, None, scale, None, None, False))
+
+
+# Batch normalisation in one operator
+
+
+def batch_norm_operands(channels, dtype, joined):
+    """x and what is added, γ, β and running statistics."""
+    x, added = maps(channels, dtype, 2)
+    own = torch.float64 if dtype == torch.float64 else torch.float32
+    gamma, beta, mean = torch.randn(3, channels, dtype=own)
+    return x * 2 + 1, added if joined else None, gamma, beta, mean, torch.rand(channels, dtype=own) + 0.5
+
+
+@compiled
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("channels", [1, 3, 16, 32, 48, 100])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+def test_batch_normalisation_and_its_gradients_equal_the_literal_loop(joined, relu, channels, dtype):
+    x, added, gamma, beta, *running = batch_norm_operands(channels, dtype, joined)
+    exact = [None if t is None else t.double().requires_grad_() for t in (x, added, gamma, beta)]
+    expected = batch_norm_literal(*exact, 1e-5, relu)
+    before = [t.clone() for t in running]
+    y, statistics = ops.batch_norm(x, added, gamma, beta, *running, 0.25, 1e-5, 100.0, relu)
+    digits = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(y.double(), expected.detach(), **digits)
+    var, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    for row, true in zip(statistics[:3], (mean, var, (var + 1e-5).rsqrt()), strict=True):
+        torch.testing.assert_close(row.double(), true, rtol=1e-5, atol=1e-5)
+    count = x.numel() // channels
+    for now, was, batch in zip(running, before, (mean, var * count / (count - 1)), strict=True):
+        torch.testing.assert_close(now.double(), 0.75 * was.double() + 0.25 * batch, rtol=1e-5, atol=1e-5)
+
+    upstream = torch.randn_like(x)
+    wanted = [t for t in exact if t is not None]
+    for_x, for_added, for_parameters = ops.batch_norm_gradient(
+        upstream, y if joined and relu else None, x, statistics, relu, joined
+    )
+    found = [for_x, *[for_added] * joined, *for_parameters]
+    true = torch.autograd.grad(expected, wanted, upstream.double())
+    assert for_added.numel() == joined * x.numel()
+    flips = (y <= 0) != (expected <= 0) if relu else torch.zeros_like(y, dtype=torch.bool)
+    for ours, theirs in zip(found, true, strict=True):
+        if dtype == torch.bfloat16:  # the numbers of which rounding decides the ReLU are few
+            assert (ours.double() - theirs).abs().mean() < 2e-2 * theirs.abs().mean() + 1e-2 * flips.double().mean()
+        else:
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-4)
+
+
+@compiled
+def test_batch_normalisation_of_one_value_or_none_leaves_the_running_statistics_alone():
+    for shape in ((1, 5, 1, 1), (0, 5, 3, 3), (2, 5, 0, 3)):
+        x, (gamma, mean), (beta, var) = torch.randn(shape), torch.randn(2, 5), torch.rand(2, 5)
+        before = mean.clone(), var.clone()
+        y, statistics = ops.batch_norm(x, x, gamma, beta, mean, var, 0.5, 1e-5, 100.0, True)
+        assert y.shape == shape and mean.equal(before[0]) and var.equal(before[1])
+        gradients = ops.batch_norm_gradient(y, y, x, statistics, True, True)
+        assert gradients[0].shape == gradients[1].shape == shape and gradients[2].shape == (2, 5)
+
+
+@compiled
+def test_the_registration_of_batch_normalisation_in_one_operator_is_right():
+    for joined, relu in ((True, True), (False, True), (True, False)):
+        x, added, gamma, beta, *running = batch_norm_operands(16, torch.float32, joined)
+        torch.library.opcheck(
+            library.OPS.batch_norm, (x, added, gamma, beta, *running, 0.1, 1e-5, 100.0, relu), test_utils=CHECKS
+        )
+        y, statistics = ops.batch_norm(x, added, gamma, beta, *running, 0.1, 1e-5, 100.0, relu)
+        torch.library.opcheck(
+            library.OPS.batch_norm_gradient,
+            (torch.randn_like(x), y if joined and relu else None, x, statistics, relu, joined),
+            test_utils=CHECKS,
+        )
+
+
+@compiled
+def test_running_statistics_of_another_type_are_refused():
+    x, added, gamma, beta, mean, var = batch_norm_operands(16, torch.bfloat16, False)
+    with pytest.raises(RuntimeError, match="type of the sums"):
+        ops.batch_norm(x, added, gamma, beta, mean.bfloat16(), var, 0.1, 1e-5, 100.0, False)
+    with pytest.raises(RuntimeError, match="one number for each channel"):
+        ops.batch_norm(x, added, gamma, beta[1:], mean, var, 0.1, 1e-5, 100.0, False)
+    with pytest.raises(RuntimeError, match="those of batch_norm"):
+        ops.batch_norm_gradient(x, None, x, torch.zeros(4, 16), False, False)
 
 
 # Winograd's convolution

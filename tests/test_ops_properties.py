@@ -215,6 +215,36 @@ def test_the_sums_of_channels_agree_with_torch() -> None:
         agree(sums, expected, torch.float64 if dtype == torch.float64 else torch.float32, scale)
 
 
+def test_batch_normalisation_agrees_with_its_parts() -> None:
+    """Where one process trains, one operator each way does what several do where there are more."""
+    for draw, _, (x, added, gradient, _), (gamma, beta, mean, *_) in layer_cases():
+        if not x.isfinite().all():
+            continue
+        joined, relu, own = draw.random.random() < 0.5, draw.random.random() < 0.5, ops.sums_type(x)
+        gamma, beta, mean = (t.nan_to_num(0, 1, -1).clamp(-9, 9).to(own) for t in (gamma, beta, mean))
+        added = added.nan_to_num(0, 1, -1) if joined else None
+        running = mean.clone(), torch.ones_like(mean)
+        y, statistics = ops.batch_norm(x, added, gamma, beta, *running, 0.5, 1e-5, 100.0, relu)
+        expected = ops.affine(x, added, statistics[3], statistics[4], relu)
+        assert torch.equal(y, expected)
+        output = y if relu else None
+        # Of numbers that are rounded to zero, the gradient counts or not.
+        gradient = gradient.masked_fill(
+            (y == 0) & (ops.affine(x, added, statistics[3], statistics[4], False) >= 0), 0
+        )
+        for_x, for_added, (for_gamma, for_beta) = ops.batch_norm_gradient(
+            gradient, output if joined else None, x, statistics, relu, joined
+        )
+        sums = ops.channel_sums(gradient, output, x, statistics[0])
+        masked = ops.affine_gradient(gradient, output, None, torch.ones_like(gamma), with_added=True)[1]
+        if joined:
+            assert torch.equal(for_added.nan_to_num(), masked.nan_to_num())
+        assert for_x.shape == x.shape
+        agree(for_beta, sums[0].double(), own, largest(gradient) * x.numel())
+        scale = largest(gradient) * (largest(x) + largest(statistics[0])) * x.numel() * largest(statistics[2])
+        agree(for_gamma, (sums[1] * statistics[2]).double(), own, scale)
+
+
 def spread(mask: Tensor) -> Tensor:
     """(N, 1, H, W) bool → the 4×4 tiles whose windows of 6×6 hold one of it."""
     height, width = mask.shape[2:]

@@ -14,40 +14,54 @@ from resdet.ops import library
 compiled = pytest.mark.skipif("cpu" not in library.DEVICES, reason="the operators were not compiled here")
 
 
+@pytest.fixture
+def taken(monkeypatch):
+    """`taken(way, conv, x)`: x convolved in bfloat16, each sum by that way → the result, and what was offered."""
+
+    def convolve(way, conv, x):
+        offered = {}
+
+        def choose(layer, ways):
+            offered[layer.rpartition(", ")[2]] = [*ways]
+            return way if way in ways else next(iter(ways))
+
+        monkeypatch.setattr(layers, "fastest", choose)
+        with torch.autocast("cpu", torch.bfloat16):
+            return conv(x), offered
+
+    return convolve
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("size", [(7, 7), (14, 14), (4, 4), (5, 6), (6, 5), (1, 1), (1, 2)])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_maps_side_by_side_equal_conv2d_and_its_gradients(stride, size, channels_last):
-    conv = Conv2d(3, 5, 3, stride).double()
-    x = torch.randn(17, 3, *size, dtype=torch.float64)
+@pytest.mark.parametrize("way", ["direct", "side by side"])
+def test_maps_side_by_side_equal_conv2d_and_its_gradients(way, stride, size, channels_last):
+    weight, x = torch.randn(5, 3, 3, 3, dtype=torch.float64), torch.randn(17, 3, *size, dtype=torch.float64)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
-    x.requires_grad_()
-    expected = F.conv2d(x, conv.weight, stride=stride, padding=1)
-    result = conv._side_by_side(x)
-    torch.testing.assert_close(result, expected)
+    exact = [x.requires_grad_(), weight.requires_grad_()]
+    expected = F.conv2d(*exact, stride=stride, padding=1)
     upstream = torch.randn_like(expected)
-    gradients = torch.autograd.grad(result, (x, conv.weight), upstream)
-    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (x, conv.weight), upstream))
-
-
-@pytest.fixture
-def offered(monkeypatch):
-    """`offered(conv, x, dtype)`: the ways between which a training chooses; nothing if it has no choice."""
-    asked = []
-    monkeypatch.setattr(layers, "fastest", lambda layer, ways: asked.append([*ways]) or next(iter(ways)))
-
-    def ways(conv, x, dtype=torch.bfloat16):
-        asked.clear()
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            conv(x)
-        return asked[0] if asked else []
-
-    return ways
+    for_x, for_weight = torch.autograd.grad(expected, exact, upstream)
+    with torch.no_grad():
+        torch.testing.assert_close(layers._result(x, weight, weight, stride, way), expected)
+        torch.testing.assert_close(layers._maps_gradient(upstream, x, weight, weight, stride, way), for_x)
+        found = layers._weight_gradient(upstream, x, weight, stride, way)
+        torch.testing.assert_close(found, for_weight.float())
 
 
 @compiled
-def test_a_training_in_bfloat16_chooses_between_the_ways_that_fit(offered):
+def test_each_sum_of_a_training_in_bfloat16_chooses_between_the_ways_that_fit(taken):
     small, wide, large = torch.randn(16, 64, 14, 14), torch.randn(2, 64, 8, 8), torch.randn(16, 64, 14, 15)
+
+    def offered(conv, x):
+        x = x.clone().requires_grad_()
+        y, found = taken("", conv, x)
+        y.float().sum().backward()
+        assert {*found} in (set(), {"result", "gradient of the maps", "gradient of the weights"})
+        assert len({tuple(ways) for ways in found.values()}) <= 1
+        return next(iter(found.values()), [])
+
     assert offered(Conv2d(64, 64, 3), small) == ["side by side", "direct", "Winograd"]
     assert offered(Conv2d(64, 64, 3, 2), small) == ["side by side", "direct"]
     assert offered(Conv2d(64, 72, 3), small) == ["side by side", "direct"]  # not in sixteens
@@ -57,10 +71,8 @@ def test_a_training_in_bfloat16_chooses_between_the_ways_that_fit(offered):
     assert offered(Conv2d(64, 64, 3, 2), wide) == ["direct"]
     for conv in (Conv2d(64, 64, 1), Conv2d(64, 64, 7), Conv2d(64, 64, 3, groups=2), Conv2d(64, 64, 3, dilation=2)):
         assert not offered(conv, small)
-    for dtype in (torch.float32, torch.float16):
-        assert not offered(Conv2d(64, 64, 3), small, dtype)
     with torch.no_grad():
-        assert not offered(Conv2d(64, 64, 3), small)
+        assert not taken("", Conv2d(64, 64, 3), small)[1]
     assert not offered(Conv2d(64, 64, 3).requires_grad_(False), small)
 
 
@@ -68,34 +80,32 @@ def test_a_training_in_bfloat16_chooses_between_the_ways_that_fit(offered):
 @pytest.mark.parametrize("way", ["side by side", "direct", "Winograd"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [False, True])
-def test_all_ways_give_the_same(bias, dtype, way, monkeypatch):
-    conv, x = Conv2d(64, 80, 3, bias=bias), torch.randn(16, 64, 7, 7)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_all_ways_give_the_same(stride, bias, dtype, way, taken):
+    conv, x = Conv2d(64, 80, 3, stride, bias=bias), torch.randn(16, 64, 7, 7)
     exact = [t.detach().double().requires_grad_() for t in (x, conv.weight)]
-    expected = F.conv2d(*exact, conv.bias.double() if bias else None, padding=1)
+    expected = F.conv2d(*exact, conv.bias.double() if bias else None, stride, 1)
     upstream = torch.randn_like(expected)
     wanted = torch.autograd.grad(expected, exact, upstream)
     x = x.to(dtype).requires_grad_()
-    monkeypatch.setattr(layers, "fastest", lambda layer, ways: way)
-    with torch.autocast("cpu", torch.bfloat16):
-        result = conv(x)
+    result, _ = taken(way, conv, x)
     assert result.dtype == torch.bfloat16
     gradients = torch.autograd.grad(result, (x, conv.weight), upstream.bfloat16())
+    assert [gradient.dtype for gradient in gradients] == [dtype, torch.float32]
     for found, true in zip((result, *gradients), (expected, *wanted), strict=True):
         assert (found.double() - true).abs().mean() < 1e-2 * true.abs().mean()
 
 
-def test_measuring_leaves_no_gradient_and_draws_no_number(monkeypatch):
-    conv, x = Conv2d(16, 16, 3), torch.randn(16, 16, 7, 7, requires_grad=True)
-    state = torch.get_rng_state()
-    monkeypatch.setattr(layers, "fastest", lambda layer, ways: [way() for way in ways.values()] and "direct")
-    with torch.autocast("cpu", torch.bfloat16):
-        conv(x)
-    assert x.grad is None and conv.weight.grad is None and torch.equal(state, torch.get_rng_state())
+def test_only_the_gradients_that_are_wanted_are_computed(taken):
+    conv, x = Conv2d(16, 16, 3), torch.randn(16, 16, 7, 7)
+    y, offered = taken("direct", conv, x)
+    y.float().sum().backward()
+    assert {*offered} == {"result", "gradient of the weights"}
 
 
 def by_winograd(conv, x):
-    """Whether `conv` takes Winograd's algorithm for `x`."""
-    return "_Winograd" in type(conv(x).grad_fn).__name__
+    """Whether `conv` takes Winograd's algorithm for `x` in float32."""
+    return "_Convolution" in type(conv(x).grad_fn).__name__
 
 
 @compiled
