@@ -6,8 +6,8 @@
 
 Both train ResNet-20 at batch 128 on the same random images, data included. The plain loop is what a tutorial
 writes: a DataLoader with two workers and torchvision's transforms, float32. train_cls runs its own batches and
-step, and bfloat16 where the processor is faster in it. The two take turns of some steps each; the medians of the turns
-and of their ratios are printed.
+step, and bfloat16 where the processor is faster in it. The two take turns of some steps each; the medians of the
+turns and of their ratios are printed.
 """
 
 from __future__ import annotations

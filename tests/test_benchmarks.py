@@ -25,7 +25,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "cifar_training": (
-        "--images 100 --batch-size 8 --steps 1 --rounds 1 --no-compile",
+        "--images 100 --batch-size 8 --steps 1 --rounds 1",
         [
             rf"train_cls: {NUMBER} images/s \(median\)",
             rf"plain loop: {NUMBER} images/s \(median\)",
