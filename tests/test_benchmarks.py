@@ -99,6 +99,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
             )
         ],
     ),
+    "classifier_step": (
+        "--depths 18 --images 2 --size 32 --rounds 1",
+        [rf"ResNet-18, .*: {NUMBER} s; .* {NUMBER} s, ratio {NUMBER}; float32 .* {NUMBER} s, ratio {NUMBER}"],
+    ),
     "training_step": (
         "--depths 18 --short-side 200 --regions 4 --rounds 1",
         [rf"ResNet-18, .*: {NUMBER} s; pooling first {NUMBER} s, .* {NUMBER} % of our step"],
