@@ -98,12 +98,20 @@ def test_what_another_process_has_written_stays(ways, measures):
     assert json.loads(measures.read_text()) == content
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '"x"', "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"a": [1]}', '"x"', "[" * 100_000, "\udcff"])
 def test_a_file_that_cannot_be_read_is_as_good_as_none(text, ways, measures):
     measures.parent.mkdir()
     measures.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert fastest("a layer", ways(rule=2.0, fast=1.0)) == "fast"
     assert json.loads(measures.read_text()) == {this_processor(): {"a layer": "fast"}}
+
+
+def test_a_way_that_is_no_text_is_measured_anew(ways, measures):
+    measures.parent.mkdir()
+    for way in (["fast"], {"fast": 1}, None, 7):
+        measures.write_text(json.dumps({this_processor(): {"a layer": way}}))
+        module._read.cache_clear()
+        assert fastest("a layer", ways(rule=2.0, fast=1.0)) == "fast"
 
 
 def test_where_nothing_can_be_remembered_the_rule_holds(ways, measures):

@@ -63,7 +63,8 @@ def fused_conv2d(
         native = ops.has_native_kernel(weight.new_empty(0, dtype=torch.float32, device=runtime.device))
         if simple and kernel == 3 and native and winograd_pays(inputs, outputs):
             kinds = [WinogradConv2d] if exact else [PackedConv2d, WinogradConv2d]
-    weight = weight.detach().to(runtime.device, memory_format=torch.channels_last)
+    dtype = torch.float32 if WinogradConv2d in kinds else runtime.dtype
+    weight = weight.detach().to(runtime.device, dtype, memory_format=torch.channels_last)
     bias = None if bias is None else bias.detach().to(runtime.device)
     made: Ways = {kind.__name__: partial(kind, like, weight, bias, runtime.dtype) for kind in kinds}
     if exact or len(made) == 1:  # float32 is the same on all processors

@@ -79,8 +79,8 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     """Processor → layer → way. A file that cannot be read is as good as none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): dict(layers) for name, layers in dict(content).items()}
-    except (OSError, ValueError, TypeError, RecursionError):
+        return {name: {layer: str(way) for layer, way in layers.items()} for name, layers in content.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 
