@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from resdet.errors import UserError
 from resdet.ops import fastest as module
 from resdet.ops.fastest import cells_class, fastest, this_processor
 
@@ -116,6 +117,16 @@ def test_a_way_that_is_no_text_is_measured_anew(ways, measures):
 
 def test_where_nothing_can_be_remembered_the_rule_holds(ways, measures):
     measures.parent.write_text("a file where a folder is needed")
+    found = ways(rule=2.0, fast=1.0)
+    assert fastest("a layer", found) == "rule"
+    assert not any(way.calls for way in found.values())  # by every process, for nothing
+
+
+def test_where_remembering_fails_the_rule_holds(ways, measures, monkeypatch):
+    def full(path, text):
+        raise UserError("Cannot write it (No space left on device): free some space.")
+
+    monkeypatch.setattr(module, "write_text", full)
     found = ways(rule=2.0, fast=1.0)
     assert fastest("a layer", found) == "rule"
     calls = found["rule"].calls

@@ -39,9 +39,8 @@ def fastest(layer: str, ways: Mapping[str, Callable[[], object]]) -> str:
     path, processor = file(), this_processor()
     known = _read(path).setdefault(processor, {})
     if known.get(layer) not in ways:
-        known[layer] = _measure(ways)
-        if not _remember(path, processor, layer, known[layer]):
-            known[layer] = rule
+        found = _measure(ways) if _is_writable(path) else rule
+        known[layer] = found if _remember(path, processor, layer, found) else rule
     return known[layer]
 
 
@@ -82,6 +81,16 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
         return {name: {layer: str(way) for layer, way in layers.items()} for name, layers in content.items()}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
+
+
+@cache
+def _is_writable(path: Path) -> bool:
+    """Whether what is measured could be remembered: else it would be measured by every process."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(path.parent, os.W_OK)
 
 
 def _measure(ways: Mapping[str, Callable[[], object]]) -> str:

@@ -105,7 +105,8 @@ Tensor affine_of(const Operands& on, const A* scale, const A* shift, bool relu) 
 template <typename T, typename A>
 std::tuple<Tensor, Tensor> affine_gradient_of(const Operands& on, const A* scale, const A* shift, const A* slope,
                                               const A* offset, bool with_added) {
-  const Tensor result = new_maps(on.x), masked = with_added ? new_maps(on.x) : torch::stable::empty({0}, on.x.scalar_type());
+  const Tensor result = new_maps(on.x);
+  const Tensor masked = with_added ? new_maps(on.x) : torch::stable::empty({0}, on.x.scalar_type());
   const auto kernel = RESDET_BEST(affine_gradient<T, A>);
   for_parts(on.x, [&](int64_t, int64_t start, int64_t rows) {
     const int64_t at = start * on.channels;
@@ -157,7 +158,8 @@ std::tuple<Tensor, Tensor> affine_gradient(const Tensor& gradient, std::optional
   STD_TORCH_CHECK(gradient.dim() == 4, "The tensors must be (N, C, H, W).");
   STD_TORCH_CHECK(x.has_value() == slope.has_value() && x.has_value() == offset.has_value(),
                   "x, its slope and offset come together.");
-  const Operands on{like(x.value_or(gradient), gradient), like(gradient, gradient), like(output, gradient), std::nullopt};
+  const Tensor given = like(gradient, gradient);
+  const Operands on{x.has_value() ? like(*x, gradient) : given, given, like(output, gradient), std::nullopt};
   std::tuple<Tensor, Tensor> result;
   resdet::dispatch(gradient.scalar_type(), [&](auto t, auto s) {
     using A = decltype(s);
@@ -197,8 +199,8 @@ void move(Tensor& running, const A* batch, double factor, double share) {
   }
 }
 
-// (N, C, H, W) twice, (C,) four times → γ (x − mean) / √(var + ε) + β + added, rectified or not, and the statistics (5, C).
-// The running statistics move towards them. The sums are taken around the running mean; where (mean − running mean)² is
+// (N, C, H, W) twice, (C,) four times → γ (x − mean) / √(var + ε) + β + added, rectified or not, and the statistics
+// (5, C). The running statistics move towards them. The sums are taken around the running mean; where (mean − running mean)² is
 // more than `far` times the variance, they are taken again around the mean just found.
 std::tuple<Tensor, Tensor> batch_norm(const Tensor& x, std::optional<Tensor> added, const Tensor& gamma,
                                       const Tensor& beta, Tensor running_mean, Tensor running_var, double share,
@@ -211,7 +213,7 @@ std::tuple<Tensor, Tensor> batch_norm(const Tensor& x, std::optional<Tensor> add
     using A = decltype(s);
     const auto of_type = [&](const Tensor& values) { return of_channels(values, x, resdet::type_of<A>()); };
     const Tensor factors = of_type(gamma), shifts = of_type(beta), guess = of_type(running_mean);
-    of_type(running_var);
+    of_type(running_var);  // has as many numbers
     const int64_t channels = on.channels;
     const Tensor rows = new_numbers(x, {Statistics<A>::kRows, channels}, resdet::type_of<A>());
     const Statistics<A> to(rows, channels);
@@ -264,8 +266,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_gradient(const Tensor& gradient, s
     std::vector<A> slope(channels), offset(channels);
     for (int64_t c = 0; c < channels; ++c) {
       const double total = sums[c], product = sums[channels + c], scale = of.scale[c], deviation = of.deviation[c];
-      slope[c] = static_cast<A>(-scale * deviation * deviation * product / on.count);    // through the variance
-      offset[c] = static_cast<A>(-scale * total / on.count - slope[c] * of.mean[c]);  // through the mean
+      slope[c] = static_cast<A>(-scale * deviation * deviation * product / on.count);  // through the variance
+      offset[c] = static_cast<A>(-scale * total / on.count - slope[c] * of.mean[c]);   // through the mean
       for_gamma[c] = static_cast<A>(product * deviation);
       for_beta[c] = static_cast<A>(total);
     }
